@@ -1,0 +1,1 @@
+//! The federated algebra: layers, reducers, server steps, plan and its check

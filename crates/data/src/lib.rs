@@ -1,0 +1,1 @@
+//! Formats, label masks, packing, partitioners, heterogeneity

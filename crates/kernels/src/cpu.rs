@@ -1,0 +1,5 @@
+//! The CPU backend.
+
+/// Binary32 on the host.
+#[derive(Debug)]
+pub struct Cpu;

@@ -1,0 +1,1 @@
+//! One configurable transformer, Hugging Face checkpoints, tokenizers, adapters

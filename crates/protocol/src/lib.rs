@@ -1,0 +1,1 @@
+//! Messages and the coordinator and client state machines

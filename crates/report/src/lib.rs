@@ -1,0 +1,1 @@
+//! Metrics, diagnosis, plots and the HTML report

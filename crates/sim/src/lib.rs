@@ -1,0 +1,1 @@
+//! The in-process link, the virtual clock and faults

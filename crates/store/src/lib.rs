@@ -1,0 +1,1 @@
+//! Run directory, event log, checkpoints, resume

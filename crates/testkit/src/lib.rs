@@ -1,0 +1,1 @@
+//! Golden loader, tolerances and laws

@@ -1,0 +1,1 @@
+//! What is trained, what is minimised, how the step is taken
