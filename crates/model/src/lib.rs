@@ -1,1 +1,12 @@
-//! One configurable transformer, Hugging Face checkpoints, tokenizers, adapters
+//! One configurable transformer with explicit forward and backward, Hugging Face checkpoints by memory
+//! mapping, tokenizers and chat templates, generation, and peft adapters in and out.
+//!
+//! A model is three things that never mix: a [`Spec`] (the mathematics, from `config.json`), frozen weights
+//! (one mapped copy per process, shared by every client) and a [`Wiring`] (which tensors are trainable and
+//! where they attach). A client owns its flat trainable vector and one workspace, nothing else.
+
+pub mod spec;
+pub mod wiring;
+
+pub use spec::{Activation, Biases, Family, Norm, NormKind, Placement, Positions, Proj, RopeScaling, Spec};
+pub use wiring::{HeadWiring, LoraPair, Pooling, PromptWiring, Task, Wiring};
