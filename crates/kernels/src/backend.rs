@@ -314,6 +314,8 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     fn fill(&self, y: Dst<'_, Self::Buf>, value: f32);
     /// `y (+)= alpha · x`.
     fn axpy(&self, alpha: f32, x: Src<'_, Self::Buf>, y: Dst<'_, Self::Buf>, add: bool);
+    /// `y = alpha · y`; gradient clipping.
+    fn scale(&self, alpha: f32, y: Dst<'_, Self::Buf>);
     /// `Σ x²`, accumulated in binary64.
     fn sum_squares(&self, x: Src<'_, Self::Buf>) -> f64;
     /// `y (+)= mask ⊙ x / (1 - p)`.
