@@ -1,1 +1,17 @@
-//! Metrics, diagnosis, plots and the HTML report
+//! What a run measured, what that means, and how it looks.
+//!
+//! [`RoundRecord`] (one line of `metrics.jsonl`) and [`Summary`] (`summary.json`) are the documented,
+//! stable record of a run; everything else in this crate is a pure function of them.
+//!
+//! Deliberately missing: clocks, files and models. The caller measures, reads and writes.
+
+pub mod record;
+pub mod spread;
+pub mod summary;
+
+pub use record::{ClientRecord, ClientStatus, Evaluation, Metrics, RoundRecord, Split, Traffic};
+pub use spread::UpdateSpread;
+pub use summary::{
+    Baseline, Baselines, ClientData, Comparison, DataReport, LocalOnly, RunFacts, SUMMARY_SCHEMA, Summary,
+    Truncation,
+};
