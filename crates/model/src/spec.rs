@@ -193,4 +193,27 @@ impl Spec {
             Proj::Down => Some((self.hidden, self.ffn)),
         }
     }
+
+    /// Whether a linear map carries a bias; false where this model has no such map.
+    #[must_use]
+    pub fn has_bias(&self, proj: Proj) -> bool {
+        self.proj_shape(proj).is_some()
+            && match proj {
+                Proj::Q | Proj::K | Proj::V | Proj::Qkv => self.biases.qkv,
+                Proj::O => self.biases.o,
+                Proj::Gate | Proj::Up | Proj::Down => self.biases.mlp,
+            }
+    }
+
+    /// Whether the sum of the embeddings is normalised.
+    #[must_use]
+    pub fn embedding_norm(&self) -> bool {
+        self.placement == Placement::Post
+    }
+
+    /// Whether a norm stands before the head.
+    #[must_use]
+    pub fn final_norm(&self) -> bool {
+        self.placement == Placement::Pre
+    }
 }
