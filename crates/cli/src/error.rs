@@ -1,0 +1,149 @@
+//! What a user sees when something cannot be done, and the exit code a script sees.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// The kinds of failure, each with its exit code. The codes are stable; `docs/cli.md` lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A defect of antiphon, or of the machine.
+    Internal,
+    /// The command line.
+    Usage,
+    /// The run file.
+    Settings,
+    /// The data.
+    Data,
+    /// The model, its tokenizer or an adapter.
+    Model,
+    /// The run directory: in use, changed, not a run.
+    RunDir,
+    /// The federation could not close a round.
+    Federation,
+    /// Reading or writing failed; a full disk too.
+    Storage,
+    /// Stopped by the user after a checkpoint.
+    Interrupted,
+}
+
+impl Kind {
+    /// Every kind, in order of its code.
+    pub const ALL: [Self; 9] = [
+        Self::Internal,
+        Self::Usage,
+        Self::Settings,
+        Self::Data,
+        Self::Model,
+        Self::RunDir,
+        Self::Federation,
+        Self::Storage,
+        Self::Interrupted,
+    ];
+
+    /// The process's exit code.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Internal => 1,
+            Self::Usage => 2,
+            Self::Settings => 3,
+            Self::Data => 4,
+            Self::Model => 5,
+            Self::RunDir => 6,
+            Self::Federation => 7,
+            Self::Storage => 8,
+            Self::Interrupted => 130,
+        }
+    }
+
+    /// One line for the reference.
+    #[must_use]
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Internal => "a defect of antiphon or of the machine",
+            Self::Usage => "the command line",
+            Self::Settings => "the run file or an override",
+            Self::Data => "the data",
+            Self::Model => "the model, its tokenizer or an adapter",
+            Self::RunDir => "the run directory: in use, changed, or not one",
+            Self::Federation => "the federation could not close a round",
+            Self::Storage => "reading or writing failed, a full disk too",
+            Self::Interrupted => "stopped by the user; a checkpoint is written and `antiphon resume` continues",
+        }
+    }
+}
+
+/// A failure on its way to the user.
+#[derive(Debug)]
+pub struct Failure {
+    /// Decides the exit code.
+    pub kind: Kind,
+    /// What was found, where, and what would work.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of `kind`.
+    pub fn new(kind: Kind, message: impl fmt::Display) -> Self {
+        Self { kind, message: message.to_string() }
+    }
+
+    /// The exit code as the process returns it.
+    #[must_use]
+    pub fn exit(&self) -> ExitCode {
+        ExitCode::from(self.kind.code())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Marks the errors of one source with a kind: `load(path).fail(Kind::Model)?`.
+pub trait Fail<T> {
+    /// The error as a [`Failure`] of `kind`.
+    fn fail(self, kind: Kind) -> Result<T, Failure>;
+    /// The same, with a place in front.
+    fn fail_at(self, kind: Kind, place: impl fmt::Display) -> Result<T, Failure>;
+}
+
+impl<T, E: std::error::Error> Fail<T> for Result<T, E> {
+    fn fail(self, kind: Kind) -> Result<T, Failure> {
+        self.map_err(|e| Failure::new(kind, chain(&e)))
+    }
+    fn fail_at(self, kind: Kind, place: impl fmt::Display) -> Result<T, Failure> {
+        self.map_err(|e| Failure::new(kind, format_args!("{place}: {}", chain(&e))))
+    }
+}
+
+/// An error with its causes, each once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let line = cause.to_string();
+        if !text.contains(&line) {
+            text.push_str(": ");
+            text.push_str(&line);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_distinct() {
+        let mut codes: Vec<u8> = Kind::ALL.iter().map(|k| k.code()).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), Kind::ALL.len());
+    }
+}
