@@ -1,1 +1,16 @@
-//! Formats, label masks, packing, partitioners, heterogeneity
+//! Text data of many owners, from files to batches of token ids.
+//!
+//! ```text
+//! files ─ format ─> Example ─ partition ─> clients ─ split ─> train/validation/test ─ encode ─> Sequence ─> Batch
+//! ```
+//!
+//! Every arrow is deterministic by seed and independent of threads and of the order of any hash map.
+//! Deliberately missing: tensors, tokenizers (behind [`tokenize::Tokenize`]), downloading, preference pairs.
+
+pub mod example;
+pub mod sequence;
+pub mod tokenize;
+
+pub use example::{Example, Kind, Message, Role};
+pub use sequence::{Batch, Sequence};
+pub use tokenize::{Encoding, Tokenize, TokenizeError};
