@@ -7,11 +7,15 @@
 //! Deliberately missing: shapes that change during a step, broadcasting, views that own memory.
 
 pub mod backend;
+mod check;
 pub mod cpu;
+mod frozen;
 pub mod gemm;
 pub mod map;
+mod philox;
 pub mod pool;
 pub mod reference;
+mod shape;
 
 pub use backend::{
     AdamW, AttnShape, Backend, BackendError, Coef, DType, Dropout, Dst, FrozenData, Gelu, Layout, Linear,

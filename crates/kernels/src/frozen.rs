@@ -1,0 +1,80 @@
+//! Reading a frozen tensor: widening stored elements to binary32, which is exact for every stored type.
+
+use half::f16;
+
+use crate::backend::{BackendError, DType, FrozenData};
+
+impl FrozenData {
+    /// Number of elements.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "a tensor of no elements is no tensor")]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Mapped { len, .. } => *len,
+            Self::Owned(values) => values.len(),
+        }
+    }
+
+    /// Checks that the range lies within the file.
+    pub(crate) fn check(&self) -> Result<(), BackendError> {
+        let Self::Mapped { file, at, dtype, len } = self else { return Ok(()) };
+        let available = file.bytes().len().saturating_sub(*at) / dtype.size();
+        if *len > available {
+            return Err(BackendError::Length { from: available, to: *len });
+        }
+        Ok(())
+    }
+
+    /// Elements `at .. at + len` as they lie in memory, when they are binary32 and aligned.
+    #[must_use]
+    pub fn as_f32(&self, at: usize, len: usize) -> Option<&[f32]> {
+        match self {
+            Self::Owned(values) => Some(&values[at..at + len]),
+            Self::Mapped { dtype: DType::F32, .. } if cfg!(target_endian = "little") => {
+                let bytes = self.stored(at, len);
+                // SAFETY: every bit pattern is an f32, and `align_to` itself splits off what is not aligned.
+                let (head, body, tail) = unsafe { bytes.align_to::<f32>() };
+                (head.is_empty() && tail.is_empty()).then_some(body)
+            }
+            Self::Mapped { .. } => None,
+        }
+    }
+
+    /// Elements `at .. at + out.len()` widened into `out`.
+    pub fn widen(&self, at: usize, out: &mut [f32]) {
+        if let Some(values) = self.as_f32(at, out.len()) {
+            out.copy_from_slice(values);
+            return;
+        }
+        let Self::Mapped { dtype, .. } = self else { return };
+        let bytes = self.stored(at, out.len());
+        match dtype {
+            DType::F32 => {
+                for (y, b) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *y = f32::from_le_bytes(*b);
+                }
+            }
+            DType::Bf16 => {
+                for (y, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *y = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+                }
+            }
+            DType::F16 => {
+                for (y, b) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *y = f16::from_le_bytes(*b).to_f32();
+                }
+            }
+        }
+    }
+
+    /// Stored bytes of elements `at .. at + len`; empty for values made in memory.
+    fn stored(&self, at: usize, len: usize) -> &[u8] {
+        match self {
+            Self::Mapped { file, at: first, dtype, len: total } => {
+                assert!(at + len <= *total, "elements {at}..{} of a frozen tensor of {total}", at + len);
+                &file.bytes()[first + at * dtype.size()..][..len * dtype.size()]
+            }
+            Self::Owned(_) => &[],
+        }
+    }
+}
