@@ -1,0 +1,10 @@
+//! Every reducer, one file each; the file name is the id.
+
+use antiphon_core::Entry;
+
+use crate::Reducer;
+
+pub mod sum;
+
+/// Every reducer that a run file may name, in the order of the generated reference.
+pub const REDUCERS: &[&Entry<dyn Reducer>] = &[&sum::ENTRY];
