@@ -1,0 +1,332 @@
+//! The run file: TOML in, typed settings out, and an error that points at the line.
+//!
+//! Precedence: defaults < file < `KEY=VALUE` on the command line. Every section is the settings struct of the crate that
+//! owns it; here they are only put side by side. Paths are relative to the run file.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use antiphon_core::nearest;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Failure, Kind};
+
+/// A whole run file.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunFile {
+    /// What the run is called and how it uses this machine.
+    #[serde(default)]
+    pub run: RunSettings,
+    /// The base model.
+    pub model: ModelSettings,
+    /// The data and how clients hold them.
+    pub data: antiphon_data::Settings,
+    /// What is trained: `id` and the method's own keys.
+    pub method: toml::Table,
+    /// What is minimised: `id` and the objective's own keys.
+    #[serde(default = "sft")]
+    pub objective: toml::Table,
+    /// How a local step is taken: `id` and the optimiser's own keys.
+    #[serde(default = "adamw")]
+    pub optimizer: toml::Table,
+    /// Local training.
+    #[serde(default)]
+    pub train: antiphon_tune::TrainSettings,
+    /// Rounds and clients.
+    pub federation: FederationSettings,
+    /// How many updates become one.
+    #[serde(default)]
+    pub aggregation: antiphon_algo::AggregationSettings,
+    /// What the server does with the aggregate: `id` and the step's own keys.
+    #[serde(default = "fedavg")]
+    pub server: toml::Table,
+    /// Evaluation and baselines.
+    #[serde(default)]
+    pub eval: EvalSettings,
+}
+
+fn with_id(id: &str) -> toml::Table {
+    toml::Table::from_iter([("id".to_owned(), toml::Value::from(id))])
+}
+fn sft() -> toml::Table {
+    with_id("sft")
+}
+fn adamw() -> toml::Table {
+    with_id("adamw")
+}
+fn fedavg() -> toml::Table {
+    with_id("fedavg")
+}
+
+/// `[run]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunSettings {
+    /// Names the run directory and the report. Default: the run file's name.
+    pub name: String,
+    /// Seed of every random choice: initial values, partition, sampling, order, dropout.
+    pub seed: u64,
+    /// Clients that train at the same time, each on one thread. 0: one per core.
+    pub workers: usize,
+    /// Sync every update to disk before it is acknowledged: nothing acknowledged is lost to a power failure.
+    pub durable: bool,
+    /// Checkpoints of the last rounds to keep, besides the newest.
+    pub keep_checkpoints: usize,
+}
+
+impl Default for RunSettings {
+    fn default() -> Self {
+        Self { name: String::new(), seed: 0, workers: 0, durable: false, keep_checkpoints: 2 }
+    }
+}
+
+/// What the model is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskName {
+    /// The next token.
+    #[default]
+    CausalLm,
+    /// One of the labels in the data.
+    Classification,
+}
+
+/// How a sequence becomes one vector for classification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PoolingName {
+    /// First token.
+    Cls,
+    /// First token through the checkpoint's tanh pooler.
+    Pooler,
+    /// Mean over tokens.
+    Mean,
+    /// Last token.
+    Last,
+}
+
+/// Who owns the classification head.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeadSharing {
+    /// Trained by all and counted in the bytes.
+    #[default]
+    Federated,
+    /// Each client keeps its own; it never travels.
+    Local,
+}
+
+/// `[model]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSettings {
+    /// Hugging Face directory (config.json, safetensors, tokenizer.json), or `init:DIR/config.json` for a model
+    /// from scratch with the tokenizer beside that file.
+    pub base_model: String,
+    /// `causal_lm` or `classification`.
+    #[serde(default)]
+    pub task: TaskName,
+    /// For classification: `cls`, `pooler`, `mean` or `last`. Required there, so that it is a choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<PoolingName>,
+    /// For classification: whether the head is `federated` or `local`.
+    #[serde(default)]
+    pub head: HeadSharing,
+}
+
+/// `[federation]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct FederationSettings {
+    /// Rounds.
+    pub num_rounds: u32,
+    /// Share of the clients sampled in each round, uniformly; at least `min_clients`.
+    #[serde(default = "one")]
+    pub fraction: f64,
+    /// A round with fewer answers fails and is tried again with other clients.
+    #[serde(default = "one_client")]
+    pub min_clients: usize,
+    /// Seconds after which a round closes without those who have not answered. 0: never.
+    #[serde(default)]
+    pub round_deadline_s: u64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+fn one_client() -> usize {
+    1
+}
+
+/// A line to compare with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Baseline {
+    /// The base model as it was.
+    ZeroShot,
+    /// Each client alone, for the same number of steps as it has in the federation.
+    LocalOnly,
+    /// One party with everybody's data, for the examples that the whole federation sees.
+    Centralised,
+}
+
+/// `[eval]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalSettings {
+    /// Evaluate the global model on validation data each so many rounds, and after the last. 0: only after the last.
+    pub every_rounds: u32,
+    /// Lines to compare with, on test data.
+    pub baselines: Vec<Baseline>,
+    /// Examples of each client used at most. 0: all.
+    pub max_examples: usize,
+}
+
+impl Default for EvalSettings {
+    fn default() -> Self {
+        Self { every_rounds: 1, baselines: vec![Baseline::ZeroShot], max_examples: 0 }
+    }
+}
+
+/// A run file as read: typed, and as the table it came from with every override in it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Typed.
+    pub settings: RunFile,
+    /// Where relative paths start.
+    pub dir: PathBuf,
+}
+
+impl Loaded {
+    /// A path of the run file, from where it is relative to.
+    pub fn path(&self, text: &str) -> PathBuf {
+        let path = Path::new(text);
+        if path.is_absolute() { path.to_owned() } else { self.dir.join(path) }
+    }
+
+    /// The whole file with defaults and overrides written out.
+    pub fn resolved(&self) -> Result<String, Failure> {
+        toml::to_string(&self.settings).map_err(|e| Failure::new(Kind::Internal, e))
+    }
+}
+
+/// Reads `path` and applies `overrides`.
+pub fn load(path: &Path, overrides: &[String]) -> Result<Loaded, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        let hint = if path.is_dir() { "; it is a folder: a run file is a TOML file" } else { "" };
+        Failure::new(Kind::Settings, format_args!("cannot read run file {}: {e}{hint}", path.display()))
+    })?;
+    let name = path.display().to_string();
+    let dir = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    parse(&text, &name, overrides, dir, &stem)
+}
+
+/// Reads a run file's text.
+pub fn parse(
+    text: &str,
+    name: &str,
+    overrides: &[String],
+    dir: PathBuf,
+    stem: &str,
+) -> Result<Loaded, Failure> {
+    let mut table: toml::Table = text.parse().map_err(|e| explain(&e, name, text))?;
+    // typed once without overrides, so that an error in the file still has its line
+    if overrides.is_empty() {
+        toml::from_str::<RunFile>(text).map_err(|e| explain(&e, name, text))?;
+    }
+    for item in overrides {
+        set(&mut table, item)?;
+    }
+    let mut settings = RunFile::deserialize(table).map_err(|e| explain(&e, name, ""))?;
+    if settings.run.name.is_empty() {
+        stem.clone_into(&mut settings.run.name);
+    }
+    check(&settings, name)?;
+    Ok(Loaded { settings, dir })
+}
+
+/// Values that are of the right type and still make no sense.
+fn check(s: &RunFile, name: &str) -> Result<(), Failure> {
+    let refuse = |key: &str, found: &dyn std::fmt::Display, expected: &str| {
+        Err(Failure::new(Kind::Settings, format_args!("{name}: {key} = {found}: expected {expected}")))
+    };
+    let f = &s.federation;
+    if f.num_rounds == 0 {
+        return refuse("federation.num_rounds", &0, "at least 1");
+    }
+    if !(f.fraction > 0.0 && f.fraction <= 1.0) {
+        return refuse("federation.fraction", &f.fraction, "a share in (0, 1], such as 0.1");
+    }
+    if f.min_clients == 0 {
+        return refuse("federation.min_clients", &0, "at least 1");
+    }
+    if s.run.name.is_empty() || s.run.name.contains(['/', '\\', '\0']) || s.run.name.starts_with('.') {
+        return refuse("run.name", &format_args!("`{}`", s.run.name), "a name that can be part of a path");
+    }
+    let classify = s.model.task == TaskName::Classification;
+    if classify && s.model.pooling.is_none() {
+        return refuse("model.pooling", &"(missing)", "`cls`, `pooler`, `mean` or `last`, as task = \"classification\"");
+    }
+    if !classify && s.model.pooling.is_some() {
+        return refuse("model.pooling", &"(given)", "no pooling, as task = \"causal_lm\"");
+    }
+    Ok(())
+}
+
+/// Applies `a.b.c=value`; a value that is no TOML is a string.
+fn set(table: &mut toml::Table, item: &str) -> Result<(), Failure> {
+    let usage = |why: &str| {
+        Failure::new(Kind::Usage, format_args!("override `{item}`: {why}; write KEY=VALUE, such as train.learning_rate=1e-3"))
+    };
+    let (key, value) = item.split_once('=').ok_or_else(|| usage("there is no `=`"))?;
+    let value = format!("v = {value}")
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let mut here = table;
+    let mut parts: Vec<&str> = key.split('.').collect();
+    let last = parts.pop().filter(|p| !p.is_empty()).ok_or_else(|| usage("the key is empty"))?;
+    for part in parts {
+        here = here
+            .entry(part)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| usage(&format!("`{part}` is a value, not a section")))?;
+    }
+    here.insert(last.to_owned(), value);
+    Ok(())
+}
+
+/// A TOML error with file, line, the line itself, and the nearest known key.
+fn explain(error: &toml::de::Error, name: &str, text: &str) -> Failure {
+    let mut message = name.to_owned();
+    if let Some(span) = error.span().filter(|s| s.start < text.len()) {
+        let before = &text[..span.start];
+        let line = before.matches('\n').count();
+        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+        let _ = write!(message, ":{}:{column}", line + 1);
+        let _ = write!(message, ": {}", suggest(error.message()));
+        if let Some(source) = text.lines().nth(line) {
+            let _ = write!(message, "\n  {} | {source}", line + 1);
+        }
+    } else {
+        let _ = write!(message, ": {}", suggest(error.message()));
+    }
+    Failure::new(Kind::Settings, message)
+}
+
+/// Adds the nearest known name to serde's "unknown field" message.
+pub fn suggest(message: &str) -> String {
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let unknown = message.contains("unknown field") || message.contains("unknown variant");
+    match quoted.split_first() {
+        Some((word, known)) if unknown => match nearest(word, known.iter().copied()) {
+            Some(near) => format!("{message} (did you mean `{near}`?)"),
+            None => message.to_owned(),
+        },
+        _ => message.to_owned(),
+    }
+}
