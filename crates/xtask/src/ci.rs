@@ -8,7 +8,7 @@ pub(crate) fn run(root: &Path) -> Result<(), String> {
     super::tidy::run(root)?;
     let steps: &[(&str, &[&str], Option<(&str, &str)>)] = &[
         ("format", &["fmt", "--all", "--check"], None),
-        ("licences and sources", &["deny", "--offline", "check", "bans", "licenses", "sources"], None),
+        ("licences and sources", &["deny", "check", "bans", "licenses", "sources"], None),
         ("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], None),
         ("docs", &["doc", "--workspace", "--no-deps"], Some(("RUSTDOCFLAGS", "-D warnings"))),
         ("tests", &["test", "--workspace"], None),
