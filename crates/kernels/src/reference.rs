@@ -11,6 +11,8 @@ mod optim;
 mod pointwise;
 mod rows;
 
+pub(crate) use pointwise::erf;
+
 use std::borrow::Cow;
 
 use crate::backend::{

@@ -36,25 +36,9 @@ pub(super) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
 
-/// The error function by its Maclaurin series, and by Lentz's continued fraction of `erfc` beyond 2.5
-/// (Abramowitz and Stegun 1964, 7.1.5 and 7.1.14).
+/// The error function, in binary64.
 pub(super) fn erf(x: f32) -> f32 {
-    let t = x.abs();
-    let value = if t < 2.5 {
-        let (mut term, mut sum) = (t, t);
-        for n in 1..120 {
-            term *= -t * t / n as f32;
-            sum += term / (2 * n + 1) as f32;
-        }
-        sum * std::f32::consts::FRAC_2_SQRT_PI
-    } else {
-        let mut tail = t;
-        for n in (1..200).rev() {
-            tail = t + 0.5 * n as f32 / tail;
-        }
-        1.0 - (-t * t).exp() / (tail * std::f32::consts::PI.sqrt())
-    };
-    value.copysign(x)
+    crate::reference::erf(f64::from(x)) as f32
 }
 
 const CUBIC: f32 = 0.044_715;

@@ -37,7 +37,7 @@ pub(super) fn sigmoid(x: f64) -> f64 {
 
 /// The error function by its Maclaurin series, and by Lentz's continued fraction of `erfc` beyond 2.5
 /// (Abramowitz and Stegun 1964, 7.1.5 and 7.1.14).
-pub(super) fn erf(x: f64) -> f64 {
+pub(crate) fn erf(x: f64) -> f64 {
     let t = x.abs();
     let value = if t < 2.5 {
         let (mut term, mut sum) = (t, t);

@@ -1,0 +1,18 @@
+//! The CPU backend against the reference, and against itself on other numbers of threads.
+
+mod suite;
+
+use antiphon_kernels::{Cpu, Reference};
+
+#[test]
+fn cpu_agrees_with_the_reference_on_every_block() {
+    suite::agree(&Cpu::serial(), &Reference, 1e-5);
+}
+
+#[test]
+fn the_number_of_threads_never_changes_a_bit() {
+    let one = Cpu::serial();
+    for threads in [2, 4] {
+        suite::identical(&one, &Cpu::threads(threads), &format!("{threads} threads"));
+    }
+}
