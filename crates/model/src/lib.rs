@@ -5,10 +5,15 @@
 //! (one mapped copy per process, shared by every client) and a [`Wiring`] (which tensors are trainable and
 //! where they attach). A client owns its flat trainable vector and one workspace, nothing else.
 
+pub mod checkpoint;
+pub mod config;
+pub mod gate;
 pub mod names;
 pub mod spec;
 pub mod wiring;
 
+pub use checkpoint::{Checkpoint, CheckpointError};
+pub use config::Config;
 pub use names::{Part, Role, TensorInfo, module_path, tensor_name, tensors};
 pub use spec::{Activation, Biases, Family, Norm, NormKind, Placement, Positions, Proj, RopeScaling, Spec};
 pub use wiring::{HeadWiring, LoraPair, Pooling, PromptWiring, Task, Wiring};
