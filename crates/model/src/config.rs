@@ -123,7 +123,7 @@ impl Config {
             Family::Bert => bert(&mut keys)?,
             Family::Llama | Family::Mistral | Family::Qwen2 | Family::Qwen3 => llama_like(family, &mut keys)?,
         };
-        if spec.heads % spec.kv_heads != 0 {
+        if !spec.heads.is_multiple_of(spec.kv_heads) {
             let found = spec.kv_heads.to_string();
             let supported = format!("a divisor of the {} query heads", spec.heads);
             return Err(ConfigProblem::Unsupported { key: "num_key_value_heads".into(), found, supported });
@@ -203,7 +203,7 @@ fn llama_like(family: Family, keys: &mut Keys<'_>) -> Result<Spec, ConfigProblem
         (None, Family::Qwen3) => 128,
         (None, _) => divide(hidden, heads, "hidden_size", "num_attention_heads")?,
     };
-    if head_dim % 2 != 0 {
+    if !head_dim.is_multiple_of(2) {
         return Err(ConfigProblem::Unsupported {
             key: "head_dim".into(),
             found: head_dim.to_string(),
@@ -455,7 +455,7 @@ fn gelu(keys: &mut Keys<'_>, key: &'static str, default: &str) -> Result<Activat
 }
 
 fn divide(hidden: usize, heads: usize, key: &'static str, by: &str) -> Result<usize, ConfigProblem> {
-    if hidden % heads == 0 {
+    if hidden.is_multiple_of(heads) {
         return Ok(hidden / heads);
     }
     Err(ConfigProblem::Unsupported {

@@ -1,9 +1,10 @@
 //! Opening checkpoints: real ones, and every way in which one may be wrong.
 
+#![allow(clippy::unwrap_used, reason = "test helpers outside of test functions")]
 mod ckpt_common;
 
 use antiphon_kernels::{DType, FrozenData};
-use antiphon_model::{Checkpoint, Family, Pooling, Task};
+use antiphon_model::{Checkpoint, Family, Task};
 use ckpt_common::{llama_config, shared, tensors_for, write_checkpoint};
 use serde_json::json;
 

@@ -57,10 +57,10 @@ pub(super) fn positions(keys: &mut Keys<'_>, max_positions: usize) -> Result<Pos
             return Err(rope.unsupported(key, "no such key for this type of rotary positions"));
         }
     }
-    if let RopeScaling::Llama3 { low_freq_factor: low, high_freq_factor: high, .. } = scaling {
-        if high <= low {
-            return Err(rope.unsupported("high_freq_factor", "a number above `low_freq_factor`"));
-        }
+    if let RopeScaling::Llama3 { low_freq_factor: low, high_freq_factor: high, .. } = scaling
+        && high <= low
+    {
+        return Err(rope.unsupported("high_freq_factor", "a number above `low_freq_factor`"));
     }
     Ok(Positions::Rope { theta, scaling })
 }

@@ -1,4 +1,5 @@
 //! What the checkpoint tests share.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test helpers outside of test functions")]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::collections::BTreeMap;
