@@ -1,0 +1,71 @@
+//! What an instruction set supplies: a register tile and the packing of panels.
+
+use super::element::Element;
+
+/// Rows that a packed panel of `A` holds side by side, for every instruction set.
+pub(super) const A_WIDTH: usize = 8;
+
+/// One register tile: `C[rows, cols] = from + alpha · A B` along one block of `k`.
+///
+/// Pointers need no alignment beyond that of `f32` bytes: operands may lie anywhere in a mapped file.
+pub(super) struct Tile {
+    /// At most [`Kernel::MR`], at least 1.
+    pub(super) rows: usize,
+    /// At most [`Kernel::NR`], at least 1.
+    pub(super) cols: usize,
+    /// Steps along `k`, at least 1.
+    pub(super) k: usize,
+    /// Element `(i, p)` of `A` is at `a + i · a_row + p · a_k`.
+    pub(super) a: *const f32,
+    pub(super) a_row: usize,
+    pub(super) a_k: usize,
+    /// Row `p` of `B` is the `cols` elements at `b + p · b_k`.
+    pub(super) b: *const f32,
+    pub(super) b_k: usize,
+    pub(super) alpha: f32,
+    /// Row `i` of the start is at `from + i · from_row`; null for no start, that is `C = alpha · A B`.
+    pub(super) from: *const f32,
+    pub(super) from_row: usize,
+    pub(super) c: *mut f32,
+    pub(super) c_row: usize,
+}
+
+/// `lanes × k` elements to be laid out as `k` rows of `width`: `dst[p · width + lane]`.
+pub(super) struct Panel {
+    /// Element `(0, 0)`.
+    pub(super) src: *const u8,
+    /// Elements from lane to lane.
+    pub(super) lane: usize,
+    /// Elements from step to step along `k`.
+    pub(super) step: usize,
+    /// At most `width`, at least 1.
+    pub(super) lanes: usize,
+    pub(super) k: usize,
+    pub(super) dst: *mut f32,
+    /// A multiple of 8. Lanes past `lanes` receive finite filling.
+    pub(super) width: usize,
+}
+
+/// An instruction set.
+pub(super) trait Kernel: 'static {
+    /// Most rows of a tile, at most [`A_WIDTH`].
+    const MR: usize;
+    /// Most columns of a tile.
+    const NR: usize;
+    /// Columns of a vector: a packed panel of `B` is as wide as its columns rounded up to this.
+    const LANES: usize;
+
+    /// Computes a tile.
+    ///
+    /// # Safety
+    /// The processor has the instruction set; all elements named by the tile are valid for reading, those of `c` for
+    /// writing, and no other thread touches those of `c`.
+    unsafe fn tile(tile: &Tile);
+
+    /// Packs a panel of elements of type `E`.
+    ///
+    /// # Safety
+    /// The processor has the instruction set; all elements of the panel are readable and `k · width` elements at
+    /// `dst` are writable.
+    unsafe fn pack<E: Element>(panel: &Panel);
+}

@@ -1,0 +1,86 @@
+//! Kernels without intrinsics.
+
+use super::element::Element;
+use super::kernel::{Kernel, Panel, Tile};
+
+/// See [`super::Isa::Portable`].
+pub(super) struct Portable;
+
+impl Kernel for Portable {
+    const MR: usize = 4;
+    const NR: usize = 16;
+    const LANES: usize = 8;
+
+    unsafe fn tile(t: &Tile) {
+        // SAFETY: the caller's promise; `rows` and `cols` are within the tile by the trait's contract.
+        unsafe {
+            match (t.rows, t.cols) {
+                // constant bounds let the compiler keep the sums in registers
+                (4, 16) => tile(t, 4, 16),
+                (rows, cols) => tile(t, rows, cols),
+            }
+        }
+    }
+
+    unsafe fn pack<E: Element>(panel: &Panel) {
+        // SAFETY: the caller's promise.
+        unsafe { pack::<E>(panel) }
+    }
+}
+
+/// # Safety
+/// As [`Kernel::tile`], with `rows <= 4` and `cols <= 16`.
+#[inline(always)]
+unsafe fn tile(t: &Tile, rows: usize, cols: usize) {
+    let mut sums = [[0f32; Portable::NR]; Portable::MR];
+    // SAFETY: the caller's promise covers every element of the tile.
+    unsafe {
+        for p in 0..t.k {
+            for (i, sums) in sums.iter_mut().enumerate().take(rows) {
+                let a = t.a.add(i * t.a_row + p * t.a_k).read_unaligned();
+                for (j, sum) in sums.iter_mut().enumerate().take(cols) {
+                    *sum = a.mul_add(t.b.add(p * t.b_k + j).read_unaligned(), *sum);
+                }
+            }
+        }
+        for (i, sums) in sums.iter().enumerate().take(rows) {
+            for (j, &sum) in sums.iter().enumerate().take(cols) {
+                let y = match t.from.is_null() {
+                    true => t.alpha * sum,
+                    false => t.alpha.mul_add(sum, *t.from.add(i * t.from_row + j)),
+                };
+                *t.c.add(i * t.c_row + j) = y;
+            }
+        }
+    }
+}
+
+/// Packs element by element; also the edges of the vector kernels.
+///
+/// # Safety
+/// As [`Kernel::pack`].
+pub(super) unsafe fn pack<E: Element>(panel: &Panel) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if panel.step == 1 {
+            for lane in 0..panel.lanes {
+                let src = panel.src.add(lane * panel.lane * E::SIZE);
+                for p in 0..panel.k {
+                    *panel.dst.add(p * panel.width + lane) = E::read(src.add(p * E::SIZE));
+                }
+            }
+        } else {
+            for p in 0..panel.k {
+                let src = panel.src.add(p * panel.step * E::SIZE);
+                for lane in 0..panel.lanes {
+                    *panel.dst.add(p * panel.width + lane) = E::read(src.add(lane * panel.lane * E::SIZE));
+                }
+            }
+        }
+        for p in 0..panel.k {
+            for lane in panel.lanes..panel.width {
+                *panel.dst.add(p * panel.width + lane) = 0.0;
+            }
+        }
+    }
+}
