@@ -2,12 +2,13 @@
 
 mod attention;
 mod buf;
+mod head_loss;
+mod linear;
 mod loss;
 mod norm;
 mod optim;
 mod pointwise;
 mod rows;
-mod stub;
 
 use crate::backend::{
     AdamW, AttnShape, Backend, BackendError, Coef, Dropout, Dst, FrozenData, Gelu, Layout, Linear, Loss, Mat,
@@ -82,7 +83,7 @@ impl Backend for Cpu {
         "cpu"
     }
     fn profile(&self) -> String {
-        "binary32-plain".to_owned()
+        crate::gemm::profile()
     }
 
     fn alloc(&self, len: usize) -> Result<CpuBuf, BackendError> {
@@ -194,10 +195,10 @@ impl Backend for Cpu {
     }
 
     fn linear(&self, x: Src<'_, CpuBuf>, map: Linear<'_, Self>, y: Dst<'_, CpuBuf>, add: bool) {
-        stub::linear(x.get(), map, y.get(), add);
+        linear::linear(&self.pool, x.get(), map, y.get(), add);
     }
     fn linear_dx(&self, dy: Src<'_, CpuBuf>, map: Linear<'_, Self>, dx: Dst<'_, CpuBuf>, add: bool) {
-        stub::linear_dx(dy.get(), map, dx.get(), add);
+        linear::linear_dx(&self.pool, dy.get(), map, dx.get(), add);
     }
     fn linear_dw(
         &self,
@@ -208,10 +209,10 @@ impl Backend for Cpu {
         layout: Layout,
         dw: Dst<'_, CpuBuf>,
     ) {
-        stub::linear_dw(x.get(), dy.get(), d_in, d_out, layout, dw.get());
+        linear::linear_dw(&self.pool, x.get(), dy.get(), d_in, d_out, layout, dw.get());
     }
     fn bias_grad(&self, dy: Src<'_, CpuBuf>, width: usize, db: Dst<'_, CpuBuf>) {
-        stub::bias_grad(dy.get(), width, db.get());
+        linear::bias_grad(dy.get(), width, db.get());
     }
     fn lora(
         &self,
@@ -223,7 +224,7 @@ impl Backend for Cpu {
         xa: Dst<'_, CpuBuf>,
         y: Dst<'_, CpuBuf>,
     ) {
-        stub::lora(x.get(), a.get(), b.get(), rank, scale, xa.get(), y.get());
+        linear::lora(&self.pool, x.get(), a.get(), b.get(), rank, scale, xa.get(), y.get());
     }
     fn lora_grad(
         &self,
@@ -242,7 +243,21 @@ impl Backend for Cpu {
     ) {
         let (x, xa, dy, a, b) = (x.get(), xa.get(), dy.get(), a.get(), b.get());
         let grads = grads.values_mut();
-        stub::lora_grad(x, xa, dy, a, b, rank, scale, dxa.get(), grads, a_at, b_at, dx.map(|d| d.get()));
+        linear::lora_grad(
+            &self.pool,
+            x,
+            xa,
+            dy,
+            a,
+            b,
+            rank,
+            scale,
+            dxa.get(),
+            grads,
+            a_at,
+            b_at,
+            dx.map(|d| d.get()),
+        );
     }
 
     fn rms_norm(
@@ -340,7 +355,7 @@ impl Backend for Cpu {
     }
 
     fn linear_cross_entropy_scratch(&self, m: usize, vocab: usize) -> usize {
-        m * vocab
+        head_loss::scratch(m, vocab)
     }
     fn linear_cross_entropy(
         &self,
@@ -354,7 +369,7 @@ impl Backend for Cpu {
         nll: Option<&mut [f32]>,
     ) -> Loss {
         let (dh, dw) = (dh.map(|d| d.get()), dw.map(|d| d.get()));
-        stub::linear_cross_entropy(self, h.get(), head, labels, coef, scratch, dh, dw, nll)
+        head_loss::linear_cross_entropy(&self.pool, h.get(), head, labels, coef, scratch.get(), dh, dw, nll)
     }
     fn cross_entropy(
         &self,

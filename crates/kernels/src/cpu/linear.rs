@@ -101,7 +101,7 @@ pub(super) fn lora(
     xa: &mut [f32],
     y: &mut [f32],
 ) {
-    let (k, o) = (check::rows("lora a", a.len(), rank.max(1)), check::rows("lora b", b.len(), rank.max(1)));
+    let (k, o) = (check::rows("lora a", a.len(), rank), check::rows("lora b", b.len(), rank));
     let n = check::rows("lora x", x.len(), k);
     check::same("lora xa", xa.len(), n * rank);
     check::same("lora y", y.len(), n * o);
@@ -125,7 +125,7 @@ pub(super) fn lora_grad(
     b_at: usize,
     dx: Option<&mut [f32]>,
 ) {
-    let (k, o) = (check::rows("lora a", a.len(), rank.max(1)), check::rows("lora b", b.len(), rank.max(1)));
+    let (k, o) = (check::rows("lora a", a.len(), rank), check::rows("lora b", b.len(), rank));
     let n = check::rows("lora x", x.len(), k);
     check::same("lora xa", xa.len(), n * rank);
     check::same("lora dxa", dxa.len(), n * rank);

@@ -1,5 +1,8 @@
 //! AVX2 with FMA: tiles of 6 × 16 in 12 of the 16 registers, and transposition of 8 lanes at a time.
 
+// Indices name registers of a tile; iterators over arrays of them obscure it and unroll no better.
+#![allow(clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 
 use super::element::{Element, Kind};
@@ -18,7 +21,7 @@ impl Kernel for Avx2 {
     const LANES: usize = 8;
 
     unsafe fn tile(t: &Tile) {
-        let whole = t.cols % 8 == 0;
+        let whole = t.cols.is_multiple_of(8);
         macro_rules! dispatch {
             ($($rows:literal)*) => {
                 match (t.rows, t.cols.div_ceil(8), whole, t.a_row == 1 && t.a_k == A_WIDTH) {
