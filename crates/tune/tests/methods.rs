@@ -1,0 +1,230 @@
+//! Laws of every registered method, and the errors a user meets.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use antiphon_core::registry;
+use antiphon_model::{Task, Wiring};
+use antiphon_tune::method::{self, Export, METHODS, Method, Start};
+use common::{CLASSIFY, Checkpoint, bert, gpt2, llama};
+
+fn parse(text: &str) -> Box<dyn Method> {
+    method::build(&text.parse().unwrap()).unwrap()
+}
+
+fn refused(text: &str) -> String {
+    match method::build(&text.parse().unwrap()) {
+        Err(e) => e.to_string(),
+        Ok(m) => match m.wire(&llama(), Task::CausalLm) {
+            Err(e) => e.to_string(),
+            Ok(_) => panic!("`{text}` was accepted"),
+        },
+    }
+}
+
+/// One table for each entry; a method without one fails the law.
+fn examples() -> BTreeMap<&'static str, &'static str> {
+    BTreeMap::from([
+        ("full", "id = 'full'"),
+        ("lora", "id = 'lora'\nlora_r = 2\nlora_alpha = 3\ntarget_modules = 'all-linear'"),
+        ("prompt", "id = 'prompt'\nnum_virtual_tokens = 4\nprompt_tuning_init = 'random'"),
+    ])
+}
+
+fn every(check: impl Fn(&str, &dyn Method, &Checkpoint)) {
+    let examples = examples();
+    let mut cases = 0;
+    for entry in METHODS {
+        let text = examples.get(entry.id).unwrap_or_else(|| panic!("no example of `{}`", entry.id));
+        let method = parse(text);
+        assert_eq!(method.id(), entry.id);
+        for spec in [llama(), gpt2(), bert()] {
+            for task in [Task::CausalLm, CLASSIFY] {
+                check(entry.id, &*method, &Checkpoint { spec: spec.clone(), task });
+                cases += 1;
+            }
+        }
+    }
+    assert_eq!(cases, METHODS.len() * 6);
+}
+
+fn ranges(w: &Wiring) -> Vec<std::ops::Range<usize>> {
+    let mut all: Vec<_> = w.live.values().cloned().collect();
+    for pair in w.lora.values() {
+        all.extend([pair.a.clone(), pair.b.clone()]);
+    }
+    all.extend(w.prompt.iter().map(|p| p.range.clone()));
+    if let Some(h) = &w.head {
+        all.push(h.weight.clone());
+        all.extend(h.bias.clone());
+    }
+    all.sort_by_key(|r| r.start);
+    all
+}
+
+#[test]
+fn the_wiring_is_the_same_on_every_call_and_tiles_the_schema() {
+    every(|id, method, model| {
+        let (a, b) = (method.wire(&model.spec, model.task), method.wire(&model.spec, model.task));
+        let (a, b) = (a.unwrap(), b.unwrap());
+        assert_eq!(a, b, "{id}");
+        assert_eq!(a.schema.digest(), b.schema.digest());
+        let of_schema: Vec<_> = a.schema.iter().map(|(_, r)| r).collect();
+        assert_eq!(ranges(&a), of_schema, "{id}: each tensor attaches exactly once");
+        assert_eq!(a.head.is_some(), model.task != Task::CausalLm);
+    });
+}
+
+#[test]
+fn first_values_depend_on_the_seed_and_the_checkpoint_alone() {
+    every(|id, method, model| {
+        let wiring = method.wire(&model.spec, model.task).unwrap();
+        let init = |seed| {
+            let start = Start { spec: &model.spec, base: model, tokenize: None, seed };
+            method.init(&wiring, &start).unwrap()
+        };
+        let here = init(7);
+        assert_eq!(here.len(), wiring.schema.dim());
+        let there = std::thread::scope(|s| s.spawn(|| init(7)).join().unwrap());
+        assert_eq!(here, there, "{id}");
+        let random = !wiring.lora.is_empty() || wiring.prompt.is_some() || wiring.head.is_some();
+        assert_eq!(here != init(8), random, "{id}");
+        if let Some(head) = &wiring.head {
+            let bias = head.bias.clone().unwrap_or(0..0);
+            assert!(here[bias].iter().all(|&b| b == 0.0));
+            assert!(here[head.weight.clone()].iter().any(|&w| w != 0.0));
+        }
+    });
+}
+
+#[test]
+fn settings_build_the_same_method() {
+    every(|id, method, model| {
+        let again = registry::build("method", METHODS, &method.settings().unwrap()).unwrap();
+        assert_eq!(again.settings().unwrap(), method.settings().unwrap(), "{id}");
+        assert_eq!(
+            again.wire(&model.spec, model.task).unwrap(),
+            method.wire(&model.spec, model.task).unwrap()
+        );
+    });
+}
+
+#[test]
+fn full_tuning_starts_from_the_checkpoint_in_its_order() {
+    let model = Checkpoint { spec: gpt2(), task: Task::CausalLm };
+    let method = parse("id = 'full'\nunfrozen_parameters = ['.*\\.bias$', 'transformer\\.wte']");
+    let wiring = method.wire(&model.spec, model.task).unwrap();
+    let start = Start { spec: &model.spec, base: &model, tokenize: None, seed: 1 };
+    let theta = method.init(&wiring, &start).unwrap();
+    assert_eq!(wiring.schema.tensors()[0].name, "transformer.wte.weight");
+    assert!(wiring.schema.tensors()[1..].iter().all(|t| t.name.ends_with(".bias")));
+    for (t, range) in wiring.schema.iter() {
+        assert_eq!(theta[range], model.tensor(&t.name).unwrap(), "{}", t.name);
+    }
+}
+
+#[test]
+fn lora_starts_with_kaiming_a_and_zero_b() {
+    let model = Checkpoint { spec: llama(), task: Task::CausalLm };
+    let method = parse("id = 'lora'\nlora_r = 4\nlora_alpha = 8\ntarget_modules = 'all-linear'");
+    let wiring = method.wire(&model.spec, model.task).unwrap();
+    let start = Start { spec: &model.spec, base: &model, tokenize: None, seed: 1 };
+    let theta = method.init(&wiring, &start).unwrap();
+    let mut largest: f32 = 0.0;
+    for (t, range) in wiring.schema.iter() {
+        let values = &theta[range];
+        if t.name.ends_with("lora_B.weight") {
+            assert!(values.iter().all(|&v| v == 0.0));
+        } else {
+            let bound = 1.0 / (t.shape[1] as f32).sqrt();
+            assert!(values.iter().all(|v| v.abs() <= bound));
+            largest = largest.max(values.iter().fold(0.0, |m, v| v.abs().max(m)) / bound);
+        }
+    }
+    assert!(largest > 0.95, "the interval is filled: {largest}");
+}
+
+#[test]
+fn a_prompt_starts_where_its_settings_say() {
+    let model = Checkpoint { spec: llama(), task: Task::CausalLm };
+    let init = |text: &str| {
+        let method = parse(text);
+        let wiring = method.wire(&model.spec, model.task).unwrap();
+        let tokenize = |t: &str| Ok(t.bytes().map(|b| u32::from(b - b'a')).collect());
+        let start = Start { spec: &model.spec, base: &model, tokenize: Some(&tokenize), seed: 3 };
+        method.init(&wiring, &start)
+    };
+    let table = model.tensor("model.embed_tokens.weight").unwrap();
+    let row = |id: usize| &table[8 * id..8 * id + 8];
+
+    // shorter than the prompt: repeated; longer: cut
+    let text =
+        init("id='prompt'\nnum_virtual_tokens=5\nprompt_tuning_init='text'\nprompt_tuning_init_text='bd'");
+    assert_eq!(text.unwrap(), [row(1), row(3), row(1), row(3), row(1)].concat());
+    let text =
+        init("id='prompt'\nnum_virtual_tokens=2\nprompt_tuning_init='text'\nprompt_tuning_init_text='bde'");
+    assert_eq!(text.unwrap(), [row(1), row(3)].concat());
+
+    let sampled = init("id='prompt'\nnum_virtual_tokens=9\nprompt_tuning_init='sample_vocab'").unwrap();
+    assert!(sampled.chunks(8).all(|r| (0..20).any(|id| row(id) == r)));
+
+    let random = init("id='prompt'\nnum_virtual_tokens=31\nprompt_tuning_init='random'").unwrap();
+    let rms = |v: &[f32]| (v.iter().map(|x| x * x).sum::<f32>() / v.len() as f32).sqrt();
+    assert!((rms(&random) / rms(&table) - 1.0).abs() < 0.2, "{} {}", rms(&random), rms(&table));
+
+    let empty =
+        init("id='prompt'\nnum_virtual_tokens=2\nprompt_tuning_init='text'\nprompt_tuning_init_text=''");
+    assert!(empty.unwrap_err().to_string().contains("no tokens"));
+    let unknown =
+        init("id='prompt'\nnum_virtual_tokens=2\nprompt_tuning_init='text'\nprompt_tuning_init_text='z'");
+    assert!(unknown.unwrap_err().to_string().contains("token 25 in a vocabulary of 20"));
+}
+
+#[test]
+fn what_does_not_fit_says_what_would() {
+    let lora = |rest: &str| refused(&format!("id = 'lora'\nlora_alpha = 8\n{rest}"));
+    assert!(lora("lora_r = 0\ntarget_modules = 'all-linear'").contains("`lora_r` is 0"));
+    let rank = lora("lora_r = 5\ntarget_modules = ['k_proj']");
+    assert!(
+        rank.contains("rank 5") && rank.contains("k_proj` (4 x 8)") && rank.contains("at most 4"),
+        "{rank}"
+    );
+    let name = lora("lora_r = 2\ntarget_modules = ['q_proj', 'v_prj']");
+    assert!(name.contains("`v_prj` matches nothing") && name.contains("did you mean `v_proj`"), "{name}");
+    assert!(name.contains("gate_proj"), "{name}");
+    assert!(lora("lora_r = 2\ntarget_modules = []").contains("`target_modules` is empty"));
+    assert!(lora("lora_r = 2\ntarget_modules = 'q_(proj'").contains("no regular expression"));
+    assert!(lora("lora_r = 2\ntarget_modules = ['q_proj']\nlora_dropout = 1.0").contains("lora_dropout"));
+    let layer = lora("lora_r = 2\ntarget_modules = ['q_proj']\nlayers_to_transform = [3]");
+    assert!(layer.contains("layer 3 of a model with layers 0 to 2"), "{layer}");
+    let unused = lora("lora_r = 2\ntarget_modules = ['q_proj']\nrank_pattern = { up_proj = 3 }");
+    assert!(unused.contains("`up_proj` matches none of the target modules"), "{unused}");
+    assert!(lora("lora_r = 2\ntarget_modules = ['q_proj']\nlora_rank = 3").contains("lora_rank"));
+
+    let full = refused("id = 'full'\nunfrozen_parameters = ['model.layer.0']");
+    assert!(full.contains("matches nothing") && full.contains("model.embed_tokens.weight"), "{full}");
+    assert!(refused("id = 'full'\nunfrozen_parameters = []").contains("is empty"));
+
+    let prompt = |rest: &str| refused(&format!("id = 'prompt'\n{rest}"));
+    assert!(prompt("num_virtual_tokens = 0\nprompt_tuning_init = 'random'").contains("num_virtual_tokens"));
+    assert!(prompt("num_virtual_tokens = 32\nprompt_tuning_init = 'random'").contains("leave no room"));
+    assert!(
+        prompt("num_virtual_tokens = 2\nprompt_tuning_init = 'text'").contains("prompt_tuning_init_text")
+    );
+}
+
+#[test]
+fn an_adapter_names_modules_that_peft_finds_and_no_others() {
+    let targets = |spec, text: &str| match parse(text).export(&spec, Task::CausalLm).unwrap() {
+        Export::Lora(l) => l.target_modules,
+        other => panic!("{other:?}"),
+    };
+    let dense = "id = 'lora'\nlora_r = 2\nlora_alpha = 2\ntarget_modules = ['dense']";
+    // `dense` would also name the pooler, which has no pair here
+    assert_eq!(targets(bert(), dense).len(), 6);
+    assert!(targets(bert(), dense).contains(&"bert.encoder.layer.1.output.dense".to_owned()));
+    let q = "id = 'lora'\nlora_r = 2\nlora_alpha = 2\ntarget_modules = ['q_proj', 'v_proj']";
+    assert_eq!(targets(llama(), q), ["q_proj", "v_proj"]);
+}
