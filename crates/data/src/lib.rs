@@ -8,7 +8,9 @@
 //! Deliberately missing: tensors, tokenizers (behind [`tokenize::Tokenize`]), downloading, preference pairs.
 
 pub mod example;
+pub mod format;
 pub mod sequence;
+pub mod template;
 pub mod tokenize;
 
 pub use example::{Example, Kind, Message, Role};
