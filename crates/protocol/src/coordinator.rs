@@ -1,0 +1,564 @@
+//! The coordinator as a pure state machine.
+//!
+//! ```text
+//! Gathering --all joined, or enough at the deadline--> Open --all answered, or deadline--> Closing
+//!     Closing --Applied--> Open (next round) … --> Over
+//!     Open --below min_clients--> Open (next attempt, new cohort) … --> Over
+//! ```
+//!
+//! Time passes before an event is handled: a message that comes at the deadline is late. Effects are carried
+//! out in order; a record comes before the reply that depends on it, so a caller whose log is durable never
+//! acknowledges what it could lose.
+//!
+//! Sampling is uniform without replacement over the clients that have joined, from
+//! `Stream(seed, Sampling, round)`, substream `attempt`.
+//!
+//! Deliberately missing: asynchronous and overlapping rounds, over-selection, and keeping the answers of a
+//! failed attempt for the next one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use antiphon_algo::{Admitted, Checked, Tally};
+use antiphon_core::{ClientId, Digest, Millis, Purpose, Round, Stream, Weight};
+
+use crate::{
+    ClientStatus, Delivered, Down, Ending, Inbound, Policy, PolicyError, Receipt, Record, Refusal, Vector,
+    WaitFor, What, Work,
+};
+
+/// Everything that the outside tells the coordinator. A run is the list of these.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A message arrived, as the gate judged it.
+    Message {
+        /// Who sent it, as the transport knows.
+        from: ClientId,
+        /// What passed the gate, or why it did not.
+        message: Result<Inbound, Refusal>,
+    },
+    /// Time passed.
+    Tick,
+    /// The closing round's aggregate was applied. Ignored unless a round is closing.
+    Applied {
+        /// The new parameters.
+        theta: Vector,
+    },
+    /// The closing round has no usable aggregate; it counts as a failed attempt. Ignored unless a round is
+    /// closing.
+    Unusable,
+    /// The operator ends the run.
+    Stop,
+}
+
+/// Everything that the coordinator asks of the outside, to be done in order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Write this down, durably if the log is durable, before going on.
+    Log(Record),
+    /// Answer the message being handled.
+    Reply(Down),
+    /// Close the tally, take the server step, and say [`Event::Applied`] or [`Event::Unusable`].
+    Close(Closing),
+    /// An attempt at a round had too few answers. The next one, if the policy allows it, is open already.
+    RoundFailed {
+        /// Which round.
+        round: Round,
+        /// Which attempt.
+        attempt: u32,
+    },
+    /// The run is over.
+    Finished(Ending),
+}
+
+/// A round to be closed.
+#[derive(Debug)]
+pub struct Closing {
+    /// Which round.
+    pub round: Round,
+    /// Which attempt.
+    pub attempt: u32,
+    /// What was accepted, ascending by client.
+    pub contributions: Vec<Contribution>,
+    /// The sum in progress.
+    pub tally: Tally,
+}
+
+/// One accepted update.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Contribution {
+    /// Whose.
+    pub client: ClientId,
+    /// Examples, as the client says.
+    pub weight: Weight,
+    /// As the client says.
+    pub metrics: BTreeMap<String, f64>,
+    /// Of the update's bytes.
+    pub digest: Digest,
+    /// The update itself, if the coordinator was asked to keep them.
+    pub update: Option<Admitted>,
+}
+
+/// What a coordinator is made of.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// What clients and server do to updates.
+    pub plan: Checked,
+    /// How rounds are run.
+    pub policy: Policy,
+    /// Who may take part.
+    pub roster: Vec<ClientId>,
+    /// Of the run.
+    pub seed: u64,
+    /// Whether to hand out each update when a round closes (for diagnostics). Costs the memory of all
+    /// updates of a round; without it they are dropped as they are summed.
+    pub keep_updates: bool,
+}
+
+/// The round machine.
+#[derive(Debug)]
+pub struct Coordinator {
+    setup: Setup,
+    clients: BTreeMap<ClientId, ClientStatus>,
+    theta: Vector,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Gathering { first: Round, until: Option<Millis> },
+    Open(Open),
+    Closing { round: Round, attempt: u32 },
+    Over(Ending),
+}
+
+#[derive(Debug)]
+struct Open {
+    round: Round,
+    attempt: u32,
+    deadline: Option<Millis>,
+    cohort: Arc<[ClientId]>,
+    seats: BTreeMap<ClientId, Seat>,
+    tally: Tally,
+}
+
+#[derive(Debug)]
+enum Seat {
+    Pending,
+    Accepted(Contribution),
+    /// Gave up, or sent what cannot be used.
+    Out,
+}
+
+impl Open {
+    fn answered(&self) -> usize {
+        self.seats.values().filter(|s| !matches!(s, Seat::Pending)).count()
+    }
+
+    fn accepted(&self) -> usize {
+        self.seats.values().filter(|s| matches!(s, Seat::Accepted(_))).count()
+    }
+}
+
+impl Coordinator {
+    /// A coordinator that begins with round `first` (zero, or where a checkpoint left off) from `theta`.
+    /// Clients join anew, also after a restart.
+    pub fn new(setup: Setup, first: Round, theta: Vector, now: Millis) -> Result<Self, PolicyError> {
+        setup.policy.check(setup.roster.len())?;
+        let expected = 4 * setup.plan.schema().dim();
+        if theta.bytes().len() != expected {
+            return Err(PolicyError::Theta { expected, found: theta.bytes().len() });
+        }
+        let mut clients = BTreeMap::new();
+        for &id in &setup.roster {
+            if clients.insert(id, ClientStatus::default()).is_some() {
+                return Err(PolicyError::Twice(id));
+            }
+        }
+        let until = setup.policy.join_deadline_ms.map(|ms| Millis(now.0.saturating_add(ms)));
+        Ok(Self { setup, clients, theta, phase: Phase::Gathering { first, until } })
+    }
+
+    /// The parameters that the current round began from, `[d]` reals.
+    #[must_use]
+    pub fn theta(&self) -> &Vector {
+        &self.theta
+    }
+
+    /// What is known about each client.
+    #[must_use]
+    pub fn clients(&self) -> &BTreeMap<ClientId, ClientStatus> {
+        &self.clients
+    }
+
+    /// The open round, its attempt and its cohort.
+    #[must_use]
+    pub fn open_round(&self) -> Option<(Round, u32, &[ClientId])> {
+        match &self.phase {
+            Phase::Open(o) => Some((o.round, o.attempt, &o.cohort)),
+            _ => None,
+        }
+    }
+
+    /// Clients that the open round still waits for, ascending.
+    #[must_use]
+    pub fn pending(&self) -> Vec<ClientId> {
+        match &self.phase {
+            Phase::Open(o) => {
+                o.seats.iter().filter(|(_, s)| matches!(s, Seat::Pending)).map(|(&id, _)| id).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// When a [`Event::Tick`] will change something, if ever.
+    #[must_use]
+    pub fn wake(&self) -> Option<Millis> {
+        match &self.phase {
+            Phase::Gathering { until, .. } => *until,
+            Phase::Open(o) => o.deadline,
+            Phase::Closing { .. } | Phase::Over(_) => None,
+        }
+    }
+
+    /// How the run ended, if it has.
+    #[must_use]
+    pub fn ending(&self) -> Option<Ending> {
+        match self.phase {
+            Phase::Over(ending) => Some(ending),
+            _ => None,
+        }
+    }
+
+    /// The one transition.
+    pub fn handle(&mut self, now: Millis, event: Event) -> Vec<Effect> {
+        let mut out = Vec::new();
+        self.progress(now, &mut out);
+        match event {
+            Event::Message { from, message } => self.message(now, from, message, &mut out),
+            Event::Tick => {}
+            Event::Applied { theta } => self.applied(now, theta, &mut out),
+            Event::Unusable => {
+                if let Phase::Closing { round, attempt } = self.phase {
+                    self.next_attempt(now, round, attempt, &mut out);
+                }
+            }
+            Event::Stop => self.finish(now, Ending::Stopped, &mut out),
+        }
+        self.progress(now, &mut out);
+        out
+    }
+
+    fn message(
+        &mut self,
+        now: Millis,
+        from: ClientId,
+        message: Result<Inbound, Refusal>,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Some(status) = self.clients.get_mut(&from) {
+            status.last_seen = Some(now);
+        }
+        let answer = match (message, &self.phase) {
+            _ if !self.clients.contains_key(&from) => Err(Refusal::Stranger(from)),
+            (Err(refusal), _) => {
+                self.leave_seat(from, &refusal);
+                Err(refusal)
+            }
+            (Ok(Inbound::Join), Phase::Over(ending)) => Ok(Down::Done(*ending)),
+            (Ok(Inbound::Join), _) => Ok(self.join(now, from, out)),
+            _ if !self.clients[&from].joined => Err(Refusal::NotJoined(from)),
+            (Ok(Inbound::Poll), _) => Ok(self.poll(from)),
+            (Ok(Inbound::Deliver(d)), _) => self.deliver(now, from, d, out),
+            (Ok(Inbound::Failed { round, attempt, reason }), _) => {
+                self.failed(now, from, round, attempt, reason, out)
+            }
+        };
+        let down = answer.unwrap_or_else(|refusal| {
+            if let Some(status) = self.clients.get_mut(&from) {
+                status.refused += 1;
+                status.last_trouble = Some(refusal.to_string());
+                out.push(log(now, What::Refused { client: from, reason: refusal.to_string() }));
+            }
+            Down::Rejected(refusal.rejection())
+        });
+        out.push(Effect::Reply(down));
+    }
+
+    /// A client whose update for the open round cannot be used is not waited for.
+    fn leave_seat(&mut self, from: ClientId, refusal: &Refusal) {
+        if let (Phase::Open(o), Refusal::Update { round, attempt, .. }) = (&mut self.phase, refusal)
+            && (*round, *attempt) == (o.round, o.attempt)
+            && let Some(seat @ Seat::Pending) = o.seats.get_mut(&from)
+        {
+            *seat = Seat::Out;
+            // the seat was pending, so the tally has not seen this client
+            let _ = o.tally.skip(from);
+        }
+    }
+
+    fn join(&mut self, now: Millis, from: ClientId, out: &mut Vec<Effect>) -> Down {
+        if let Some(status) = self.clients.get_mut(&from)
+            && !status.joined
+        {
+            status.joined = true;
+            out.push(log(now, What::Joined { client: from }));
+        }
+        Down::Accepted(Receipt::Join)
+    }
+
+    fn poll(&self, from: ClientId) -> Down {
+        match &self.phase {
+            Phase::Gathering { .. } => Down::Wait(WaitFor::Clients {
+                joined: self.clients.values().filter(|c| c.joined).count() as u32,
+                expected: self.clients.len() as u32,
+            }),
+            Phase::Open(o) => match o.seats.get(&from) {
+                Some(Seat::Pending) => Down::Work(Work {
+                    round: o.round,
+                    attempt: o.attempt,
+                    plan: self.setup.plan.digest(),
+                    schema: self.setup.plan.schema_digest(),
+                    cohort: o.cohort.clone(),
+                    theta: self.theta.clone(),
+                }),
+                Some(Seat::Accepted(_) | Seat::Out) => Down::Wait(WaitFor::Others {
+                    round: o.round,
+                    answered: o.answered() as u32,
+                    cohort: o.cohort.len() as u32,
+                }),
+                None => Down::Wait(WaitFor::Unselected { round: o.round }),
+            },
+            Phase::Closing { round, .. } => Down::Wait(WaitFor::Aggregation { round: *round }),
+            Phase::Over(ending) => Down::Done(*ending),
+        }
+    }
+
+    /// The open round, if `round` and `attempt` are its own and `from` was selected for it.
+    fn open_for(&mut self, from: ClientId, round: Round, attempt: u32) -> Result<&mut Open, Refusal> {
+        let (current, current_attempt) = match &self.phase {
+            Phase::Open(Open { round, attempt, .. }) | Phase::Closing { round, attempt } => {
+                (*round, *attempt)
+            }
+            Phase::Gathering { .. } | Phase::Over(_) => return Err(Refusal::NoRound),
+        };
+        match (round, attempt).cmp(&(current, current_attempt)) {
+            std::cmp::Ordering::Less => {
+                return Err(Refusal::Stale { round, attempt, current, current_attempt });
+            }
+            std::cmp::Ordering::Greater => {
+                return Err(Refusal::Early { round, attempt, current, current_attempt });
+            }
+            std::cmp::Ordering::Equal => {}
+        }
+        match &mut self.phase {
+            Phase::Open(o) if o.seats.contains_key(&from) => Ok(o),
+            Phase::Open(_) => Err(Refusal::Unselected { client: from, round }),
+            _ => Err(Refusal::NoRound),
+        }
+    }
+
+    fn deliver(
+        &mut self,
+        now: Millis,
+        from: ClientId,
+        d: Delivered,
+        out: &mut Vec<Effect>,
+    ) -> Result<Down, Refusal> {
+        let key = (d.round, d.attempt, d.digest, d.weight);
+        let receipt =
+            Down::Accepted(Receipt::Update { round: d.round, attempt: d.attempt, digest: d.digest });
+        if let Some(status) = self.clients.get_mut(&from)
+            && status.last_accepted == Some(key)
+        {
+            status.repeated += 1;
+            return Ok(receipt);
+        }
+        let (base, keep) = (self.theta.digest(), self.setup.keep_updates);
+        let open = self.open_for(from, d.round, d.attempt)?;
+        if !matches!(open.seats.get(&from), Some(Seat::Pending)) {
+            return Err(Refusal::Answered { client: from, round: d.round });
+        }
+        if d.base != base {
+            return Err(Refusal::Base { expected: base, found: d.base });
+        }
+        let update = keep.then(|| d.update.clone());
+        open.tally.accept(from, d.update)?;
+        open.seats.insert(
+            from,
+            Seat::Accepted(Contribution {
+                client: from,
+                weight: d.weight,
+                metrics: d.metrics.clone(),
+                digest: d.digest,
+                update,
+            }),
+        );
+        if let Some(status) = self.clients.get_mut(&from) {
+            status.accepted += 1;
+            status.last_accepted = Some(key);
+        }
+        let what = What::Accepted {
+            round: d.round,
+            attempt: d.attempt,
+            client: from,
+            digest: d.digest,
+            bytes: d.bytes,
+            weight: d.weight,
+            metrics: d.metrics,
+        };
+        out.push(log(now, what));
+        Ok(receipt)
+    }
+
+    fn failed(
+        &mut self,
+        now: Millis,
+        from: ClientId,
+        round: Round,
+        attempt: u32,
+        reason: String,
+        out: &mut Vec<Effect>,
+    ) -> Result<Down, Refusal> {
+        let open = self.open_for(from, round, attempt)?;
+        match open.seats.get_mut(&from) {
+            Some(Seat::Accepted(_)) => return Err(Refusal::Answered { client: from, round }),
+            Some(seat @ Seat::Pending) => {
+                *seat = Seat::Out;
+                open.tally.skip(from)?;
+                if let Some(status) = self.clients.get_mut(&from) {
+                    status.failed += 1;
+                    status.last_trouble = Some(reason.clone());
+                }
+                out.push(log(now, What::Failed { round, attempt, client: from, reason }));
+            }
+            Some(Seat::Out) | None => {}
+        }
+        Ok(Down::Accepted(Receipt::Failure { round, attempt }))
+    }
+
+    fn applied(&mut self, now: Millis, theta: Vector, out: &mut Vec<Effect>) {
+        if let Phase::Closing { round, .. } = self.phase {
+            self.theta = theta;
+            out.push(log(now, What::Closed { round, theta: self.theta.digest() }));
+            self.open(now, round.next(), 0, out);
+        }
+    }
+
+    /// Does what time and counts ask for.
+    fn progress(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        let late = |t: Option<Millis>| t.is_some_and(|t| now >= t);
+        match &self.phase {
+            Phase::Gathering { first, .. } if first.0 >= self.setup.policy.num_rounds => {
+                self.finish(now, Ending::Completed, out);
+            }
+            Phase::Gathering { first, until } => {
+                let (first, joined) = (*first, self.clients.values().filter(|c| c.joined).count());
+                if joined == self.clients.len() || (late(*until) && joined >= self.setup.policy.min_clients) {
+                    self.open(now, first, 0, out);
+                } else if late(*until) {
+                    self.finish(now, Ending::TooFewClients, out);
+                }
+            }
+            Phase::Open(o) if o.answered() == o.cohort.len() || late(o.deadline) => self.close(now, out),
+            Phase::Open(_) | Phase::Closing { .. } | Phase::Over(_) => {}
+        }
+    }
+
+    fn open(&mut self, now: Millis, round: Round, attempt: u32, out: &mut Vec<Effect>) {
+        let policy = &self.setup.policy;
+        if round.0 >= policy.num_rounds {
+            return self.finish(now, Ending::Completed, out);
+        }
+        let joined: Vec<ClientId> =
+            self.clients.iter().filter(|(_, c)| c.joined).map(|(&id, _)| id).collect();
+        let cohort: Arc<[ClientId]> =
+            Stream::keyed(self.setup.seed, Purpose::Sampling, Some(round), None, "")
+                .substream(attempt.into())
+                .choose(joined.len(), policy.cohort_size(joined.len()))
+                .into_iter()
+                .map(|i| joined[i])
+                .collect();
+        let deadline = policy.round_deadline_ms.map(|ms| Millis(now.0.saturating_add(ms)));
+        for id in &*cohort {
+            if let Some(status) = self.clients.get_mut(id) {
+                status.selected += 1;
+            }
+        }
+        out.push(log(
+            now,
+            What::Opened {
+                round,
+                attempt,
+                cohort: cohort.to_vec(),
+                theta: self.theta.digest(),
+                deadline_ms: deadline,
+            },
+        ));
+        self.phase = Phase::Open(Open {
+            round,
+            attempt,
+            deadline,
+            seats: cohort.iter().map(|&id| (id, Seat::Pending)).collect(),
+            tally: self.setup.plan.open(&cohort),
+            cohort,
+        });
+    }
+
+    fn close(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        // the placeholder is overwritten below on every path
+        let phase = std::mem::replace(&mut self.phase, Phase::Over(Ending::Stopped));
+        let Phase::Open(open) = phase else {
+            self.phase = phase;
+            return;
+        };
+        let (round, attempt, accepted) = (open.round, open.attempt, open.accepted());
+        let mut contributions = Vec::with_capacity(accepted);
+        for (id, seat) in open.seats {
+            match seat {
+                Seat::Accepted(c) => contributions.push(c),
+                Seat::Out => {}
+                Seat::Pending => {
+                    if let Some(status) = self.clients.get_mut(&id) {
+                        status.timed_out += 1;
+                        status.last_trouble = Some(format!("did not answer {round} in time"));
+                    }
+                    out.push(log(now, What::TimedOut { round, attempt, client: id }));
+                }
+            }
+        }
+        self.phase = Phase::Closing { round, attempt };
+        let needed = self.setup.policy.min_clients;
+        if accepted < needed {
+            let (accepted, needed) = (accepted as u32, needed as u32);
+            out.push(log(now, What::RoundFailed { round, attempt, accepted, needed }));
+            self.next_attempt(now, round, attempt, out);
+            return;
+        }
+        let ids = contributions.iter().map(|c| c.client).collect();
+        out.push(log(now, What::Closing { round, attempt, accepted: ids }));
+        out.push(Effect::Close(Closing { round, attempt, contributions, tally: open.tally }));
+    }
+
+    fn next_attempt(&mut self, now: Millis, round: Round, attempt: u32, out: &mut Vec<Effect>) {
+        out.push(Effect::RoundFailed { round, attempt });
+        if attempt + 1 < self.setup.policy.round_attempts {
+            self.open(now, round, attempt + 1, out);
+        } else {
+            self.finish(now, Ending::RoundFailed, out);
+        }
+    }
+
+    fn finish(&mut self, now: Millis, ending: Ending, out: &mut Vec<Effect>) {
+        if matches!(self.phase, Phase::Over(_)) {
+            return;
+        }
+        self.phase = Phase::Over(ending);
+        out.push(log(now, What::Finished { ending }));
+        out.push(Effect::Finished(ending));
+    }
+}
+
+fn log(at_ms: Millis, what: What) -> Effect {
+    Effect::Log(Record { at_ms, what })
+}
