@@ -1,0 +1,26 @@
+//! The command line of antiphon: arguments → typed settings → one function per command.
+//!
+//! A library so that tests and the generated references reach it; nothing outside this workspace should.
+
+pub mod args;
+pub mod catalogue;
+mod commands;
+pub mod error;
+mod progress;
+pub mod runfile;
+mod session;
+
+use std::process::ExitCode;
+
+/// Runs one command and turns its failure into a message and an exit code.
+#[must_use]
+#[allow(clippy::print_stderr, reason = "the terminal is the binary's")]
+pub fn run(cli: args::Cli) -> ExitCode {
+    match commands::dispatch(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("antiphon: {failure}");
+            failure.exit()
+        }
+    }
+}
