@@ -14,6 +14,7 @@
 
 mod error;
 mod read;
+pub(crate) mod write;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +22,7 @@ use std::ops::Range;
 
 use antiphon_core::Schema;
 use antiphon_kernels::DType;
+use half::{bf16, f16};
 
 pub use error::GateError;
 use read::{Raw, Raws, read};
@@ -197,15 +199,22 @@ pub fn peer(file: &[u8], manifest: &Schema) -> Result<Vec<f32>, GateError> {
             });
         }
         let at = flat.len();
-        flat.extend(floats(&file[found.bytes.clone()]));
+        flat.extend(widen(&file[found.bytes.clone()], DType::F32));
         finite(&spec.name, &flat[at..])?;
     }
     Ok(flat)
 }
 
-/// Little-endian binary32 values.
-pub(crate) fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> {
-    bytes.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]))
+/// Values stored as `dtype`, little-endian, widened to binary32.
+pub fn widen(bytes: &[u8], dtype: DType) -> impl Iterator<Item = f32> {
+    let half = move |c: &[u8]| match dtype {
+        DType::Bf16 => bf16::from_le_bytes([c[0], c[1]]).to_f32(),
+        _ => f16::from_le_bytes([c[0], c[1]]).to_f32(),
+    };
+    bytes.chunks_exact(dtype.size()).map(move |c| match *c {
+        [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+        _ => half(c),
+    })
 }
 
 /// Refuses NaN and infinities in the tensor called `name`.

@@ -5,6 +5,8 @@
 //! (one mapped copy per process, shared by every client) and a [`Wiring`] (which tensors are trainable and
 //! where they attach). A client owns its flat trainable vector and one workspace, nothing else.
 
+pub mod adapter;
+mod atomic;
 pub mod checkpoint;
 pub mod config;
 pub mod gate;
@@ -12,6 +14,7 @@ pub mod names;
 pub mod spec;
 pub mod wiring;
 
+pub use adapter::{Adapter, AdapterError};
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use config::Config;
 pub use names::{Part, Role, TensorInfo, module_path, tensor_name, tensors};
