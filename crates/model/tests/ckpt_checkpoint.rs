@@ -87,7 +87,8 @@ fn shards_read_like_one_file_and_have_its_digest() {
 
 #[test]
 fn the_digest_sees_weights_and_configuration_but_not_metadata() {
-    let digest = |change: &dyn Fn(&mut serde_json::Map<String, serde_json::Value>, &mut Vec<f32>)| {
+    type Change<'a> = &'a dyn Fn(&mut serde_json::Map<String, serde_json::Value>, &mut Vec<f32>);
+    let digest = |change: Change<'_>| {
         let dir = tempfile::tempdir().unwrap();
         let mut config = llama_config(true);
         let mut tensors = tensors_for(&config);
