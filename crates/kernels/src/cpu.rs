@@ -2,26 +2,33 @@
 
 mod attention;
 mod buf;
+mod dropout;
+mod elementwise;
+mod embedding;
 mod head_loss;
 mod linear;
 mod loss;
+mod math;
 mod norm;
 mod optim;
-mod pointwise;
-mod rows;
+mod simd;
+mod split;
 
 use crate::backend::{
     AdamW, AttnShape, Backend, BackendError, Coef, Dropout, Dst, FrozenData, Gelu, Layout, Linear, Loss, Mat,
     Segment, Sgd, Src,
 };
 use crate::pool::Pool;
+use elementwise::{Axpy, GeluGrad, GeluOf, Scale, SwiGlu, SwiGluGrad, Tanh, TanhGrad, apply};
 
+pub use crate::gemm::Isa;
 pub use buf::CpuBuf;
 
 /// Binary32 on the host.
 #[derive(Debug)]
 pub struct Cpu {
     pool: Pool,
+    isa: Isa,
 }
 
 impl Cpu {
@@ -34,7 +41,14 @@ impl Cpu {
     /// `threads` threads, the caller's included, share each block.
     #[must_use]
     pub fn threads(threads: usize) -> Self {
-        Self { pool: Pool::new(threads) }
+        Self { pool: Pool::new(threads), isa: Isa::detect() }
+    }
+
+    /// The same on a given instruction set, or on plain Rust where the processor lacks it; for tests and
+    /// measurements, since the bits are the same.
+    #[must_use]
+    pub fn with_isa(self, isa: Isa) -> Self {
+        Self { isa, ..self }
     }
 
     /// The threads that share each block.
@@ -68,11 +82,6 @@ pub(crate) fn vector<R>(m: Mat<'_, Cpu>, f: impl FnOnce(&[f32]) -> R) -> R {
             }),
         },
     }
-}
-
-/// `y = v` or `y += v`.
-fn put(y: &mut f32, v: f32, add: bool) {
-    *y = if add { *y + v } else { v };
 }
 
 impl Backend for Cpu {
@@ -119,31 +128,32 @@ impl Backend for Cpu {
         y.get().fill(value);
     }
     fn axpy(&self, alpha: f32, x: Src<'_, CpuBuf>, y: Dst<'_, CpuBuf>, add: bool) {
-        pointwise::map1(x.get(), y.get(), add, |x| alpha * x);
+        let op = Axpy { alpha, add };
+        apply(self, "axpy", op, [x.get()], [y.get()]);
     }
     fn scale(&self, alpha: f32, y: Dst<'_, CpuBuf>) {
-        y.get().iter_mut().for_each(|y| *y *= alpha);
+        apply(self, "scale", Scale(alpha), [], [y.get()]);
     }
     fn sum_squares(&self, x: Src<'_, CpuBuf>) -> f64 {
-        x.get().iter().map(|&x| f64::from(x) * f64::from(x)).sum()
+        elementwise::sum_squares(self, x.get())
     }
     fn dropout(&self, x: Src<'_, CpuBuf>, mask: Dropout, y: Dst<'_, CpuBuf>, add: bool) {
-        pointwise::dropout(x.get(), mask, y.get(), add);
+        dropout::dropout(self, x.get(), mask, y.get(), add);
     }
     fn tanh(&self, x: Src<'_, CpuBuf>, y: Dst<'_, CpuBuf>) {
-        pointwise::map1(x.get(), y.get(), false, f32::tanh);
+        apply(self, "tanh", Tanh, [x.get()], [y.get()]);
     }
     fn tanh_grad(&self, y: Src<'_, CpuBuf>, dy: Src<'_, CpuBuf>, dx: Dst<'_, CpuBuf>, add: bool) {
-        pointwise::map2(y.get(), dy.get(), dx.get(), add, |y, dy| dy * (1.0 - y * y));
+        apply(self, "tanh_grad", TanhGrad { add }, [y.get(), dy.get()], [dx.get()]);
     }
     fn gelu(&self, kind: Gelu, x: Src<'_, CpuBuf>, y: Dst<'_, CpuBuf>) {
-        pointwise::map1(x.get(), y.get(), false, |x| pointwise::gelu(kind, x));
+        apply(self, "gelu", GeluOf(kind), [x.get()], [y.get()]);
     }
     fn gelu_grad(&self, kind: Gelu, x: Src<'_, CpuBuf>, dy: Src<'_, CpuBuf>, dx: Dst<'_, CpuBuf>) {
-        pointwise::map2(x.get(), dy.get(), dx.get(), false, |x, dy| dy * pointwise::gelu_slope(kind, x));
+        apply(self, "gelu_grad", GeluGrad(kind), [x.get(), dy.get()], [dx.get()]);
     }
     fn swiglu(&self, gate: Src<'_, CpuBuf>, up: Src<'_, CpuBuf>, y: Dst<'_, CpuBuf>) {
-        pointwise::map2(gate.get(), up.get(), y.get(), false, |g, u| g * pointwise::sigmoid(g) * u);
+        apply(self, "swiglu", SwiGlu, [gate.get(), up.get()], [y.get()]);
     }
     fn swiglu_grad(
         &self,
@@ -153,7 +163,8 @@ impl Backend for Cpu {
         dgate: Dst<'_, CpuBuf>,
         dup: Dst<'_, CpuBuf>,
     ) {
-        pointwise::swiglu_grad(gate.get(), up.get(), dy.get(), dgate.get(), dup.get());
+        let inputs = [gate.get(), up.get(), dy.get()];
+        apply(self, "swiglu_grad", SwiGluGrad, inputs, [dgate.get(), dup.get()]);
     }
 
     fn rows(
@@ -165,7 +176,7 @@ impl Backend for Cpu {
         width: usize,
         add: bool,
     ) {
-        rows::rows(x.get(), from, y.get(), to, width, add);
+        embedding::rows(self, x.get(), from, y.get(), to, width, add);
     }
     fn columns(
         &self,
@@ -178,20 +189,20 @@ impl Backend for Cpu {
         cols: usize,
         add: bool,
     ) {
-        rows::columns(x.get(), x_width, x_col, y.get(), y_width, y_col, cols, add);
+        embedding::columns(self, x.get(), x_width, x_col, y.get(), y_width, y_col, cols, add);
     }
     fn mean_pool(&self, x: Src<'_, CpuBuf>, segments: &[Segment], width: usize, y: Dst<'_, CpuBuf>) {
-        rows::mean_pool(x.get(), segments, width, y.get());
+        embedding::mean_pool(x.get(), segments, width, y.get());
     }
     fn mean_pool_grad(&self, dy: Src<'_, CpuBuf>, segments: &[Segment], width: usize, dx: Dst<'_, CpuBuf>) {
-        rows::mean_pool_grad(dy.get(), segments, width, dx.get());
+        embedding::mean_pool_grad(dy.get(), segments, width, dx.get());
     }
 
     fn embedding(&self, ids: &[u32], table: Mat<'_, Self>, width: usize, y: Dst<'_, CpuBuf>, add: bool) {
-        rows::embedding(ids, table, width, y.get(), add);
+        embedding::embedding(self, ids, table, width, y.get(), add);
     }
     fn embedding_grad(&self, ids: &[u32], dy: Src<'_, CpuBuf>, width: usize, dtable: Dst<'_, CpuBuf>) {
-        rows::embedding_grad(ids, dy.get(), width, dtable.get());
+        embedding::embedding_grad(self, ids, dy.get(), width, dtable.get());
     }
 
     fn linear(&self, x: Src<'_, CpuBuf>, map: Linear<'_, Self>, y: Dst<'_, CpuBuf>, add: bool) {
@@ -269,7 +280,7 @@ impl Backend for Cpu {
         y: Dst<'_, CpuBuf>,
         inv: Dst<'_, CpuBuf>,
     ) {
-        vector(w, |w| norm::rms_norm(x.get(), w, width, eps, y.get(), inv.get()));
+        vector(w, |w| norm::rms_norm(self, x.get(), w, width, eps, y.get(), inv.get()));
     }
     fn rms_norm_grad(
         &self,
@@ -283,7 +294,7 @@ impl Backend for Cpu {
         dw: Option<Dst<'_, CpuBuf>>,
     ) {
         let dw = dw.map(|d| d.get());
-        vector(w, |w| norm::rms_norm_grad(x.get(), w, width, inv.get(), dy.get(), dx.get(), add, dw));
+        vector(w, |w| norm::rms_norm_grad(self, x.get(), w, width, inv.get(), dy.get(), dx.get(), add, dw));
     }
     fn layer_norm(
         &self,
@@ -295,7 +306,7 @@ impl Backend for Cpu {
         y: Dst<'_, CpuBuf>,
         stats: Dst<'_, CpuBuf>,
     ) {
-        vector(w, |w| vector(b, |b| norm::layer_norm(x.get(), w, b, width, eps, y.get(), stats.get())));
+        vector(w, |w| vector(b, |b| norm::layer_norm(self, x.get(), w, b, width, eps, y.get(), stats.get())));
     }
     fn layer_norm_grad(
         &self,
@@ -309,7 +320,9 @@ impl Backend for Cpu {
         dwb: Option<(&mut CpuBuf, usize, usize)>,
     ) {
         let dwb = dwb.map(|(buf, w_at, b_at)| (buf.values_mut(), w_at, b_at));
-        vector(w, |w| norm::layer_norm_grad(x.get(), w, width, stats.get(), dy.get(), dx.get(), add, dwb));
+        vector(w, |w| {
+            norm::layer_norm_grad(self, x.get(), w, width, stats.get(), dy.get(), dx.get(), add, dwb)
+        });
     }
 
     fn rope(
@@ -380,7 +393,7 @@ impl Backend for Cpu {
         grad: bool,
         nll: Option<&mut [f32]>,
     ) -> Loss {
-        loss::cross_entropy(logits.get(), classes, labels, coef, grad, nll)
+        loss::cross_entropy(self.isa, &self.pool, logits.get(), classes, labels, coef, grad, nll)
     }
 
     fn adamw(
@@ -391,7 +404,7 @@ impl Backend for Cpu {
         v: Dst<'_, CpuBuf>,
         hyper: AdamW,
     ) {
-        optim::adamw(theta.get(), grad.get(), m.get(), v.get(), hyper);
+        optim::adamw(self, theta.get(), grad.get(), m.get(), v.get(), hyper);
     }
     fn sgd(
         &self,
@@ -400,6 +413,6 @@ impl Backend for Cpu {
         momentum: Option<(Dst<'_, CpuBuf>, bool)>,
         hyper: Sgd,
     ) {
-        optim::sgd(theta.get(), grad.get(), momentum.map(|(b, first)| (b.get(), first)), hyper);
+        optim::sgd(self, theta.get(), grad.get(), momentum.map(|(b, first)| (b.get(), first)), hyper);
     }
 }

@@ -11,7 +11,8 @@ mod optim;
 mod pointwise;
 mod rows;
 
-pub(crate) use pointwise::erf;
+#[cfg(test)]
+pub(crate) use pointwise::erfc;
 
 use std::borrow::Cow;
 

@@ -5,7 +5,7 @@
 //! `dW += dz^T h`. A chunk of logits is some 32 MB whatever the vocabulary, and it is written and read while it lies in
 //! the last-level cache, or close to it.
 
-use super::{Cpu, linear, loss};
+use super::{Cpu, Isa, linear, loss};
 use crate::backend::{Coef, Layout, Linear, Loss};
 use crate::check;
 use crate::pool::Pool;
@@ -60,7 +60,8 @@ pub(super) fn linear_cross_entropy(
         };
         let grad = dh.is_some() || dw.is_some();
         let nll = nll.as_deref_mut().map(|nll| &mut nll[rows.clone()]);
-        let part = loss::cross_entropy(logits, vocab, &labels[rows.clone()], coef, grad, nll);
+        let labels = &labels[rows.clone()];
+        let part = loss::cross_entropy(Isa::detect(), pool, logits, vocab, labels, coef, grad, nll);
         total.nll += part.nll;
         total.correct += part.correct;
         total.rows += part.rows;

@@ -1,34 +1,79 @@
-//! Optimiser steps.
+//! Optimiser steps, in the order of operations of PyTorch (`torch/optim/adamw.py` and `sgd.py`, the single-tensor
+//! forms), with scalars in binary64 as Python has them.
 
+use super::Cpu;
+use super::elementwise::{Pointwise, apply};
+use super::math::power;
+use super::simd::{Lanes, Simd};
 use crate::backend::{AdamW, Sgd};
-use crate::check;
 
-pub(super) fn adamw(theta: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], h: AdamW) {
-    for (what, len) in [("adamw grad", grad.len()), ("adamw m", m.len()), ("adamw v", v.len())] {
-        check::same(what, len, theta.len());
-    }
-    let (lr, b1, b2) = ((h.lr), (h.beta1), (h.beta2));
-    let correct1 = 1.0 - b1.powf(h.step as f32);
-    let correct2 = 1.0 - b2.powf(h.step as f32);
-    for i in 0..theta.len() {
-        theta[i] *= 1.0 - lr * (h.weight_decay);
-        m[i] = b1 * m[i] + (1.0 - b1) * grad[i];
-        v[i] = b2 * v[i] + (1.0 - b2) * grad[i] * grad[i];
-        theta[i] -= lr * (m[i] / correct1) / ((v[i] / correct2).sqrt() + (h.eps));
+struct AdamWStep {
+    decay: f32,
+    one_minus_beta1: f32,
+    beta2: f32,
+    one_minus_beta2: f32,
+    root_correction2: f32,
+    eps: f32,
+    step_size: f32,
+}
+
+impl Pointwise<1, 3> for AdamWStep {
+    #[inline(always)]
+    fn at<S: Simd>(&self, s: S, [g]: [S::F; 1], [theta, m, v]: [S::F; 3]) -> [S::F; 3] {
+        let theta = theta * s.splat(self.decay);
+        let m = s.splat(self.one_minus_beta1).mul_add(g - m, m);
+        let v = (s.splat(self.one_minus_beta2) * g).mul_add(g, v * s.splat(self.beta2));
+        let denominator = v.sqrt() / s.splat(self.root_correction2) + s.splat(self.eps);
+        [theta - s.splat(self.step_size) * m / denominator, m, v]
     }
 }
 
-pub(super) fn sgd(theta: &mut [f32], grad: &[f32], mut momentum: Option<(&mut [f32], bool)>, h: Sgd) {
-    check::same("sgd grad", grad.len(), theta.len());
-    if let Some((b, _)) = &momentum {
-        check::same("sgd momentum", b.len(), theta.len());
+pub(super) fn adamw(cpu: &Cpu, theta: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], h: AdamW) {
+    let (lr, beta1, beta2) = (f64::from(h.lr), f64::from(h.beta1), f64::from(h.beta2));
+    let step = AdamWStep {
+        decay: (1.0 - lr * f64::from(h.weight_decay)) as f32,
+        one_minus_beta1: (1.0 - beta1) as f32,
+        beta2: h.beta2,
+        one_minus_beta2: (1.0 - beta2) as f32,
+        root_correction2: (1.0 - power(beta2, h.step)).sqrt() as f32,
+        eps: h.eps,
+        step_size: (lr / (1.0 - power(beta1, h.step))) as f32,
+    };
+    apply(cpu, "adamw", step, [grad], [theta, m, v]);
+}
+
+/// Without momentum.
+struct Plain(Sgd);
+impl Pointwise<1, 1> for Plain {
+    #[inline(always)]
+    fn at<S: Simd>(&self, s: S, [g]: [S::F; 1], [theta]: [S::F; 1]) -> [S::F; 1] {
+        let g = s.splat(self.0.weight_decay).mul_add(theta, g);
+        [s.splat(-self.0.lr).mul_add(g, theta)]
     }
-    for i in 0..theta.len() {
-        let mut g = grad[i] + (h.weight_decay) * theta[i];
-        if let Some((b, first)) = &mut momentum {
-            b[i] = if *first { g } else { (h.momentum) * b[i] + g };
-            g = b[i];
-        }
-        theta[i] -= (h.lr) * g;
+}
+
+struct Momentum {
+    hyper: Sgd,
+    first: bool,
+}
+impl Pointwise<1, 2> for Momentum {
+    #[inline(always)]
+    fn at<S: Simd>(&self, s: S, [g]: [S::F; 1], [theta, b]: [S::F; 2]) -> [S::F; 2] {
+        let g = s.splat(self.hyper.weight_decay).mul_add(theta, g);
+        let b = if self.first { g } else { s.splat(self.hyper.momentum).mul_add(b, g) };
+        [s.splat(-self.hyper.lr).mul_add(b, theta), b]
+    }
+}
+
+pub(super) fn sgd(
+    cpu: &Cpu,
+    theta: &mut [f32],
+    grad: &[f32],
+    momentum: Option<(&mut [f32], bool)>,
+    hyper: Sgd,
+) {
+    match momentum {
+        None => apply(cpu, "sgd", Plain(hyper), [grad], [theta]),
+        Some((b, first)) => apply(cpu, "sgd", Momentum { hyper, first }, [grad], [theta, b]),
     }
 }

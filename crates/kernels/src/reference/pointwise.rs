@@ -35,9 +35,9 @@ pub(super) fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
-/// The error function by its Maclaurin series, and by Lentz's continued fraction of `erfc` beyond 2.5
+/// The complementary error function: by the Maclaurin series of `erf`, and by Lentz's continued fraction beyond 2.5
 /// (Abramowitz and Stegun 1964, 7.1.5 and 7.1.14).
-pub(crate) fn erf(x: f64) -> f64 {
+pub(crate) fn erfc(x: f64) -> f64 {
     let t = x.abs();
     let value = if t < 2.5 {
         let (mut term, mut sum) = (t, t);
@@ -45,22 +45,22 @@ pub(crate) fn erf(x: f64) -> f64 {
             term *= -t * t / f64::from(n);
             sum += term / f64::from(2 * n + 1);
         }
-        sum * std::f64::consts::FRAC_2_SQRT_PI
+        1.0 - sum * std::f64::consts::FRAC_2_SQRT_PI
     } else {
         let mut tail = t;
         for n in (1..200).rev() {
             tail = t + 0.5 * f64::from(n) / tail;
         }
-        1.0 - (-t * t).exp() / (tail * std::f64::consts::PI.sqrt())
+        (-t * t).exp() / (tail * std::f64::consts::PI.sqrt())
     };
-    value.copysign(x)
+    if x < 0.0 { 2.0 - value } else { value }
 }
 
 const CUBIC: f64 = 0.044_715;
 
 pub(super) fn gelu(kind: Gelu, x: f64) -> f64 {
     match kind {
-        Gelu::Erf => 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+        Gelu::Erf => 0.5 * x * erfc(-x * std::f64::consts::FRAC_1_SQRT_2),
         Gelu::Tanh => {
             let u = (2.0 / std::f64::consts::PI).sqrt() * (x + CUBIC * x.powi(3));
             0.5 * x * (1.0 + u.tanh())
@@ -73,7 +73,7 @@ pub(super) fn gelu_slope(kind: Gelu, x: f64) -> f64 {
     match kind {
         Gelu::Erf => {
             let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
-            0.5 * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)) + x * density
+            0.5 * erfc(-x * std::f64::consts::FRAC_1_SQRT_2) + x * density
         }
         Gelu::Tanh => {
             let c = (2.0 / std::f64::consts::PI).sqrt();

@@ -1,0 +1,158 @@
+//! Sixteen binary32 lanes, on every instruction set.
+//!
+//! A kernel is written once over [`Simd`] and compiled for each instruction set. Every operation here is one IEEE-754
+//! operation a lane (a fused multiply-add is one), and a reduction folds lanes `i` and `i + 8`, then 4, 2, 1. So a
+//! kernel has the same bits on AVX-512 (one register), AVX2 (two) and anything else (an array), and
+//! `tests/agreement.rs` says so for every block.
+//!
+//! A value of type [`Simd`] proves that the processor has the instruction set: only [`dispatch`] makes one, after
+//! asking.
+
+use std::ops::{Add, Div, Mul, Neg, Sub};
+
+use super::Isa;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+/// Lanes of a vector.
+pub(super) const LANES: usize = 16;
+
+/// An instruction set that the processor has.
+pub(super) trait Simd: Copy {
+    /// Sixteen numbers.
+    type F: Lanes;
+    /// `x` in every lane.
+    fn splat(self, x: f32) -> Self::F;
+    /// The numbers of an array.
+    fn load(self, x: &[f32; LANES]) -> Self::F;
+
+    /// Sixteen numbers of `x` from `at`, with `fill` for those past its end.
+    #[inline(always)]
+    fn read_or(self, x: &[f32], at: usize, fill: f32) -> Self::F {
+        match x[at..].first_chunk() {
+            Some(full) => self.load(full),
+            None => {
+                let mut all = [fill; LANES];
+                all[..x.len() - at].copy_from_slice(&x[at..]);
+                self.load(&all)
+            }
+        }
+    }
+
+    /// Sixteen numbers of `x` from `at`, with zeros for those past its end.
+    #[inline(always)]
+    fn read(self, x: &[f32], at: usize) -> Self::F {
+        self.read_or(x, at, 0.0)
+    }
+
+    /// A polynomial by Horner's rule, lowest coefficient first.
+    #[inline(always)]
+    fn horner<const N: usize>(self, x: Self::F, coefficients: [f32; N]) -> Self::F {
+        let mut y = self.splat(coefficients[N - 1]);
+        for c in coefficients[..N - 1].iter().rev() {
+            y = y.mul_add(x, self.splat(*c));
+        }
+        y
+    }
+}
+
+/// Sixteen numbers. Operators and methods act on each lane.
+pub(super) trait Lanes:
+    Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self> + Neg<Output = Self>
+{
+    /// Writes the numbers.
+    fn store(self, to: &mut [f32; LANES]);
+    /// `self · a + b`, rounded once.
+    fn mul_add(self, a: Self, b: Self) -> Self;
+    /// The square root.
+    fn sqrt(self) -> Self;
+    /// Without the sign.
+    fn abs(self) -> Self;
+    /// `self > b ? self : b`; `b` where either is not a number.
+    fn max(self, b: Self) -> Self;
+    /// `self < bound ? yes : no`; `no` where either is not a number.
+    fn less(self, bound: Self, yes: Self, no: Self) -> Self;
+    /// The bits moved up by 23 places: an integer becomes an exponent.
+    fn shift_to_exponent(self) -> Self;
+
+    /// Writes the numbers to `y` from `at`, but for those past its end.
+    #[inline(always)]
+    fn write(self, y: &mut [f32], at: usize) {
+        match y[at..].first_chunk_mut() {
+            Some(full) => self.store(full),
+            None => {
+                let rest = y.len() - at;
+                y[at..].copy_from_slice(&self.array()[..rest]);
+            }
+        }
+    }
+
+    /// The numbers.
+    #[inline(always)]
+    fn array(self) -> [f32; LANES] {
+        let mut all = [0.0; LANES];
+        self.store(&mut all);
+        all
+    }
+
+    /// The sum of the lanes, by halves.
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        fold(self.array(), |a, b| a + b)
+    }
+
+    /// The largest lane, by halves.
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        fold(self.array(), |a, b| if a > b { a } else { b })
+    }
+}
+
+#[inline(always)]
+fn fold(mut x: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            x[i] = f(x[i], x[i + width]);
+        }
+        width /= 2;
+    }
+    x[0]
+}
+
+/// A computation written once for all instruction sets. `run` must be `#[inline(always)]`, as must be all that it
+/// calls, to be compiled with the instructions of its caller.
+pub(super) trait Kernel {
+    /// What it returns.
+    type Out;
+    /// Computes.
+    fn run<S: Simd>(self, s: S) -> Self::Out;
+}
+
+/// Runs a kernel on `isa`, or on plain Rust where the processor lacks it.
+#[inline]
+pub(super) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 if isa.available() => {
+            // SAFETY: the processor has it.
+            unsafe { avx512::run(kernel) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 if isa.available() => {
+            // SAFETY: the processor has it.
+            unsafe { avx2::run(kernel) }
+        }
+        _ => kernel.run(portable::Portable),
+    }
+}
+
+/// Places of the vectors of a slice of `len`; the last may reach past the end.
+#[inline(always)]
+pub(super) fn vectors(len: usize) -> impl Iterator<Item = usize> {
+    (0..len).step_by(LANES)
+}

@@ -1,0 +1,120 @@
+//! Sixteen lanes in two registers.
+
+use std::arch::x86_64::*;
+use std::ops::{Add, Div, Mul, Neg, Sub};
+
+use super::{Kernel, LANES, Lanes, Simd};
+
+/// Proof of AVX2 and FMA.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(());
+
+/// Two registers. Only an [`Avx2`] makes them, which is what each `unsafe` below rests on.
+#[derive(Clone, Copy)]
+pub(super) struct F(__m256, __m256);
+
+/// Compiles `kernel` with the instruction set, and runs it.
+///
+/// # Safety
+/// The processor has AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
+    kernel.run(Avx2(()))
+}
+
+impl Simd for Avx2 {
+    type F = F;
+    #[inline(always)]
+    fn splat(self, x: f32) -> F {
+        // SAFETY: `self` proves the instruction set.
+        let v = unsafe { _mm256_set1_ps(x) };
+        F(v, v)
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> F {
+        // SAFETY: `self` proves the instruction set; the array has twice eight elements.
+        unsafe { F(_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))) }
+    }
+}
+
+macro_rules! operator {
+    ($trait:ident $method:ident $intrinsic:ident) => {
+        impl $trait for F {
+            type Output = F;
+            #[inline(always)]
+            fn $method(self, b: F) -> F {
+                // SAFETY: `self` exists.
+                unsafe { F($intrinsic(self.0, b.0), $intrinsic(self.1, b.1)) }
+            }
+        }
+    };
+}
+operator!(Add add _mm256_add_ps);
+operator!(Sub sub _mm256_sub_ps);
+operator!(Mul mul _mm256_mul_ps);
+operator!(Div div _mm256_div_ps);
+
+impl Neg for F {
+    type Output = F;
+    #[inline(always)]
+    fn neg(self) -> F {
+        // SAFETY: `self` exists.
+        unsafe {
+            let sign = _mm256_set1_ps(-0.0);
+            F(_mm256_xor_ps(self.0, sign), _mm256_xor_ps(self.1, sign))
+        }
+    }
+}
+
+impl Lanes for F {
+    #[inline(always)]
+    fn store(self, to: &mut [f32; LANES]) {
+        // SAFETY: `self` exists; the array has twice eight elements.
+        unsafe {
+            _mm256_storeu_ps(to.as_mut_ptr(), self.0);
+            _mm256_storeu_ps(to.as_mut_ptr().add(8), self.1);
+        }
+    }
+    #[inline(always)]
+    fn mul_add(self, a: F, b: F) -> F {
+        // SAFETY: `self` exists.
+        unsafe { F(_mm256_fmadd_ps(self.0, a.0, b.0), _mm256_fmadd_ps(self.1, a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn sqrt(self) -> F {
+        // SAFETY: `self` exists.
+        unsafe { F(_mm256_sqrt_ps(self.0), _mm256_sqrt_ps(self.1)) }
+    }
+    #[inline(always)]
+    fn abs(self) -> F {
+        // SAFETY: `self` exists.
+        unsafe {
+            let sign = _mm256_set1_ps(-0.0);
+            F(_mm256_andnot_ps(sign, self.0), _mm256_andnot_ps(sign, self.1))
+        }
+    }
+    #[inline(always)]
+    fn max(self, b: F) -> F {
+        // SAFETY: `self` exists.
+        unsafe { F(_mm256_max_ps(self.0, b.0), _mm256_max_ps(self.1, b.1)) }
+    }
+    #[inline(always)]
+    fn less(self, bound: F, yes: F, no: F) -> F {
+        // SAFETY: `self` exists.
+        unsafe {
+            let low = _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, bound.0);
+            let high = _mm256_cmp_ps::<_CMP_LT_OQ>(self.1, bound.1);
+            F(_mm256_blendv_ps(no.0, yes.0, low), _mm256_blendv_ps(no.1, yes.1, high))
+        }
+    }
+    #[inline(always)]
+    fn shift_to_exponent(self) -> F {
+        // SAFETY: `self` exists.
+        unsafe {
+            F(
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(self.0))),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(self.1))),
+            )
+        }
+    }
+}

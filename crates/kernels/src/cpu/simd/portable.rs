@@ -1,0 +1,82 @@
+//! Sixteen lanes in an array. Where the target has a fused multiply-add (AArch64, RISC-V) the compiler finds vectors;
+//! where it has none (old x86-64) each one is a call, exact and slow.
+
+use std::array::from_fn;
+use std::ops::{Add, Div, Mul, Neg, Sub};
+
+use super::{LANES, Lanes, Simd};
+
+/// Any processor.
+#[derive(Clone, Copy)]
+pub(super) struct Portable;
+
+/// An array.
+#[derive(Clone, Copy)]
+pub(super) struct F([f32; LANES]);
+
+impl Simd for Portable {
+    type F = F;
+    #[inline(always)]
+    fn splat(self, x: f32) -> F {
+        F([x; LANES])
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> F {
+        F(*x)
+    }
+}
+
+macro_rules! operator {
+    ($trait:ident $method:ident $operator:tt) => {
+        impl $trait for F {
+            type Output = F;
+            #[inline(always)]
+            fn $method(self, b: F) -> F {
+                F(from_fn(|i| self.0[i] $operator b.0[i]))
+            }
+        }
+    };
+}
+operator!(Add add +);
+operator!(Sub sub -);
+operator!(Mul mul *);
+operator!(Div div /);
+
+impl Neg for F {
+    type Output = F;
+    #[inline(always)]
+    fn neg(self) -> F {
+        F(self.0.map(|x| -x))
+    }
+}
+
+impl Lanes for F {
+    #[inline(always)]
+    fn store(self, to: &mut [f32; LANES]) {
+        *to = self.0;
+    }
+    #[inline(always)]
+    fn mul_add(self, a: F, b: F) -> F {
+        F(from_fn(|i| self.0[i].mul_add(a.0[i], b.0[i])))
+    }
+    #[inline(always)]
+    fn sqrt(self) -> F {
+        F(self.0.map(f32::sqrt))
+    }
+    #[inline(always)]
+    fn abs(self) -> F {
+        F(self.0.map(f32::abs))
+    }
+    #[inline(always)]
+    fn max(self, b: F) -> F {
+        F(from_fn(|i| if self.0[i] > b.0[i] { self.0[i] } else { b.0[i] }))
+    }
+    #[inline(always)]
+    fn less(self, bound: F, yes: F, no: F) -> F {
+        F(from_fn(|i| if self.0[i] < bound.0[i] { yes.0[i] } else { no.0[i] }))
+    }
+    #[inline(always)]
+    fn shift_to_exponent(self) -> F {
+        F(self.0.map(|x| f32::from_bits(x.to_bits() << 23)))
+    }
+}
