@@ -1,7 +1,7 @@
 //! The client as a pure state machine, and the loop that drives it over a [`Link`].
 //!
 //! ```text
-//! Join --> Poll --Work--> train --> Deliver --Accepted--> rest, then Poll again
+//! Join --Accepted--> rest;   Poll --Work--> train --> Deliver --Accepted--> rest;   Poll …
 //! ```
 //!
 //! Every call may be made again with the same bytes: an answer that was lost or damaged on the way is asked for
@@ -31,6 +31,8 @@ pub enum Step {
 /// Why a client rests.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Rest {
+    /// It takes part, and may poll.
+    Joined,
     /// The coordinator has nothing for it.
     Waiting(WaitFor),
     /// Its update was accepted.
@@ -159,7 +161,7 @@ impl Client {
         match (self.state.clone(), down) {
             (_, Down::Done(ending)) => Ok(self.enter(State::Over(ending))),
             (_, Down::Rejected(reason)) => self.rejected(reason),
-            (State::Joining, Down::Accepted(Receipt::Join)) => Ok(self.enter(State::Polling)),
+            (State::Joining, Down::Accepted(Receipt::Join)) => Ok(self.rest(Rest::Joined)),
             (State::Polling, Down::Wait(what)) => Ok(self.rest(Rest::Waiting(what))),
             (State::Polling, Down::Work(work)) if (work.round, work.attempt) >= self.newest => {
                 Ok(self.take(work))

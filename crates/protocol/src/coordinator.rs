@@ -200,14 +200,17 @@ impl Coordinator {
         }
     }
 
-    /// Clients that the open round still waits for, ascending.
+    /// Clients that the run waits for, ascending: those that have not joined, or not answered.
     #[must_use]
     pub fn pending(&self) -> Vec<ClientId> {
         match &self.phase {
             Phase::Open(o) => {
                 o.seats.iter().filter(|(_, s)| matches!(s, Seat::Pending)).map(|(&id, _)| id).collect()
             }
-            _ => Vec::new(),
+            Phase::Gathering { .. } => {
+                self.clients.iter().filter(|(_, c)| !c.joined).map(|(&id, _)| id).collect()
+            }
+            Phase::Closing { .. } | Phase::Over(_) => Vec::new(),
         }
     }
 

@@ -1,0 +1,297 @@
+//! Whole runs against closed forms; threads, resuming and bytes.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use antiphon_algo::servers::fedavg::FedAvg;
+use antiphon_algo::servers::sgdm::{Settings, Sgdm};
+use antiphon_algo::{Local, LocalWork, ServerStep, WorkError};
+use antiphon_core::{ClientId, Round};
+use antiphon_protocol::{Ending, What, size};
+use antiphon_sim::{ClientDone, Observer, Outcome, RoundClosed, SimError, Simulation, Start, VirtualClock};
+use common::*;
+
+#[test]
+fn fedavg_contracts_to_the_weighted_mean_of_the_targets() {
+    let d = 5;
+    let r = run(config(mean(d), 4, 30), d);
+    assert_eq!((r.end.ending, r.end.next), (Some(Ending::Completed), Round(30)));
+    for (t, want) in r.end.theta.iter().zip(mean_target(4, d)) {
+        assert!((f64::from(*t) - want).abs() < 1e-5, "{t} {want}");
+    }
+}
+
+#[test]
+fn every_round_covers_the_reach_of_the_clients() {
+    // theta_r - mean = (1 - reach)^r (theta_0 - mean)
+    let (d, rounds) = (3, 4);
+    let r = run(config(mean(d), 3, rounds), d);
+    let left = f64::from(1.0 - quadratic(ClientId(0), d).reach()).powi(rounds as i32);
+    for (t, m) in r.end.theta.iter().zip(mean_target(3, d)) {
+        assert!((f64::from(*t) - m * (1.0 - left)).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn momentum_follows_its_recurrence() {
+    let (d, rounds, lr, mu) = (3, 12, 0.5_f64, 0.8_f64);
+    let server = Sgdm::from_settings(Settings { learning_rate: lr as f32, momentum: mu as f32 }).unwrap();
+    let r = run_with(
+        config(mean(d), 3, rounds),
+        Box::new(server),
+        Start::fresh(vec![0.0; d]),
+        &quadratics(d),
+        &mut antiphon_sim::Silent,
+    )
+    .unwrap();
+    let reach = f64::from(quadratic(ClientId(0), d).reach());
+    for (t, target) in r.end.theta.iter().zip(mean_target(3, d)) {
+        let (mut theta, mut m) = (0.0, 0.0);
+        for _ in 0..rounds {
+            m = mu * m + reach * (theta - target);
+            theta -= lr * m;
+        }
+        assert!((f64::from(*t) - theta).abs() < 1e-4, "{t} {theta}");
+    }
+}
+
+#[test]
+fn the_bits_do_not_depend_on_the_number_of_workers() {
+    let d = 5000;
+    let bits = |workers| {
+        let mut c = config(mean(d), 40, 3);
+        c.workers = workers;
+        c.policy.fraction = 0.6;
+        let theta = run(c, d).end.theta;
+        theta.iter().map(|t| t.to_bits()).collect::<Vec<_>>()
+    };
+    let one = bits(1);
+    assert_eq!(one, bits(2));
+    assert_eq!(one, bits(4));
+}
+
+/// Keeps a checkpoint per round.
+#[derive(Default)]
+struct Keep(Vec<Start>);
+
+impl Observer for Keep {
+    fn round_closed(&mut self, r: &RoundClosed<'_>) -> Result<(), Box<dyn Error + Send + Sync>> {
+        self.0.push(Start {
+            round: r.round.next(),
+            theta: r.theta.to_vec(),
+            server: r.server.state(),
+            slots: r.slots.clone(),
+            client_slots: r.client_slots.clone(),
+        });
+        Ok(())
+    }
+}
+
+#[test]
+fn a_run_resumed_from_any_checkpoint_ends_with_the_same_bits() {
+    let d = 7;
+    let momentum = || -> Box<dyn ServerStep> {
+        Box::new(Sgdm::from_settings(Settings { learning_rate: 0.7, momentum: 0.6 }).unwrap())
+    };
+    let mut c = config(mean(d), 6, 5);
+    c.policy.fraction = 0.5;
+    let mut keep = Keep::default();
+    let whole =
+        run_with(c.clone(), momentum(), Start::fresh(vec![1.0; d]), &quadratics(d), &mut keep).unwrap();
+    assert_eq!(keep.0.len(), 5);
+    for start in keep.0 {
+        let rest = run_with(c.clone(), momentum(), start, &quadratics(d), &mut antiphon_sim::Silent).unwrap();
+        assert_eq!(rest.end.theta, whole.end.theta);
+        assert_eq!(rest.end.next, Round(5));
+    }
+}
+
+#[test]
+fn bytes_on_the_wire_are_those_predicted() {
+    #[derive(Default)]
+    struct Rounds(Vec<antiphon_sim::Traffic>);
+    impl Observer for Rounds {
+        fn round_closed(&mut self, r: &RoundClosed<'_>) -> Result<(), Box<dyn Error + Send + Sync>> {
+            self.0.push(r.traffic);
+            Ok(())
+        }
+    }
+    let (d, clients) = (1000, 200);
+    let plan = mean(d);
+    let mut c = config(plan.clone(), clients, 3);
+    c.policy.fraction = 0.8;
+    let mut seen = Rounds::default();
+    let r = run_with(c, Box::new(FedAvg), Start::fresh(vec![0.0; d]), &quadratics(d), &mut seen).unwrap();
+    let predicted = size::round(&plan, 160, ["train_loss"]);
+    assert_eq!(seen.0.len(), 3);
+    for t in seen.0 {
+        assert_eq!((t.up, t.down), (predicted.up, predicted.down));
+    }
+    assert_eq!(predicted.up.payload, 160 * 4 * (1000 + 1));
+    assert_eq!(predicted.down.payload, 160 * 4 * 1000);
+    assert_eq!(r.end.traffic.up, predicted.up * 3 + size::join() * clients);
+    assert_eq!(r.end.traffic.down, predicted.down * 3 + size::joined() * clients);
+}
+
+/// A client that sends what it is told to.
+struct Says(Result<Local, &'static str>);
+
+impl LocalWork for Says {
+    fn run(&mut self, _: &[f32], _: Round) -> Result<Local, WorkError> {
+        self.0.clone().map_err(|e| WorkError::Other(e.into()))
+    }
+}
+
+#[test]
+fn one_bad_client_in_ten_changes_nothing_but_its_own_status() {
+    #[derive(Default)]
+    struct Statuses(BTreeMap<ClientId, antiphon_protocol::ClientStatus>, Vec<(ClientId, Outcome)>);
+    impl Observer for Statuses {
+        fn client_done(&mut self, d: &ClientDone<'_>) {
+            self.1.push((d.client, d.outcome.clone()));
+        }
+        fn round_closed(&mut self, r: &RoundClosed<'_>) -> Result<(), Box<dyn Error + Send + Sync>> {
+            self.0 = r.clients.clone();
+            Ok(())
+        }
+    }
+    let d = 6;
+    let bad = ClientId(3);
+    let honest = {
+        let mut c = config(mean(d), 10, 2);
+        c.roster.retain(|&k| k != bad);
+        run(c, d).end.theta
+    };
+    let local = |delta: Vec<f32>, weight: f64, loss: f64| Local {
+        delta,
+        weight: antiphon_core::Weight::new(weight).unwrap(),
+        metrics: metrics(&[("train_loss", loss)]),
+    };
+    let with = |i: usize, v: f32| {
+        let mut x = vec![0.5; d];
+        x[i] = v;
+        x
+    };
+    let cases: Vec<(&str, Result<Local, &'static str>)> = vec![
+        ("not a finite number", Ok(local(with(4, f32::NAN), 2.0, 1.0))),
+        ("not a finite number", Ok(local(with(0, f32::INFINITY), 2.0, 1.0))),
+        ("not a finite number", Ok(local(with(0, f32::MAX), 1e9, 1.0))),
+        ("coordinates", Ok(local(vec![0.0; d + 1], 2.0, 1.0))),
+        ("coordinates", Ok(local(vec![], 2.0, 1.0))),
+        ("train_loss", Ok(local(with(0, 0.1), 2.0, f64::NAN))),
+        ("out of cheese", Err("out of cheese\n\u{7}")),
+    ];
+    for (why, what) in cases {
+        let work = |k: ClientId, _: usize| -> Result<Box<dyn LocalWork>, WorkError> {
+            Ok(if k == bad { Box::new(Says(what.clone())) } else { Box::new(quadratic(k, d)) })
+        };
+        let mut seen = Statuses::default();
+        let r =
+            run_with(config(mean(d), 10, 2), Box::new(FedAvg), Start::fresh(vec![0.0; d]), &work, &mut seen)
+                .unwrap();
+        assert_eq!(r.end.theta, honest, "{why}");
+        assert_eq!(r.end.ending, Some(Ending::Completed));
+        for (id, s) in &seen.0 {
+            let expected = if *id == bad { 0 } else { 2 };
+            assert_eq!((s.accepted, s.selected, s.timed_out), (expected, 2, 0), "{why}: {id}");
+            assert_eq!(s.last_trouble.is_some(), *id == bad, "{why}: {id}");
+        }
+        let Outcome::GaveUp { reason } = &seen.1.iter().find(|(id, _)| *id == bad).unwrap().1 else {
+            panic!("{why}")
+        };
+        assert!(reason.contains(why), "{why}: {reason}");
+    }
+}
+
+#[test]
+fn stopping_between_clients_abandons_the_round_and_resumes_to_the_same_bits() {
+    struct StopAt<'a>(usize, &'a AtomicBool, Keep);
+    impl Observer for StopAt<'_> {
+        fn client_done(&mut self, _: &ClientDone<'_>) {
+            self.0 = self.0.saturating_sub(1);
+            if self.0 == 0 {
+                self.1.store(true, Ordering::SeqCst);
+            }
+        }
+        fn round_closed(&mut self, r: &RoundClosed<'_>) -> Result<(), Box<dyn Error + Send + Sync>> {
+            self.2.round_closed(r)
+        }
+    }
+    let d = 4;
+    let whole = run(config(mean(d), 5, 4), d).end.theta;
+    for at in 1..20 {
+        let (stop, clock, mut log) = (AtomicBool::new(false), VirtualClock::default(), Vec::new());
+        let mut observer = StopAt(at, &stop, Keep::default());
+        let mut sim = Simulation {
+            config: config(mean(d), 5, 4),
+            server: Box::new(FedAvg),
+            noise: None,
+            clock: &clock,
+            faults: None,
+        };
+        let end =
+            sim.run(Start::fresh(vec![0.0; d]), &quadratics(d), &mut observer, &mut log, &stop).unwrap();
+        assert_eq!((end.ending, end.next), (None, Round(at as u32 / 5)), "{at}");
+        let start = observer.2.0.pop().unwrap_or_else(|| Start::fresh(vec![0.0; d]));
+        let rest = run_with(
+            config(mean(d), 5, 4),
+            Box::new(FedAvg),
+            start,
+            &quadratics(d),
+            &mut antiphon_sim::Silent,
+        )
+        .unwrap();
+        assert_eq!(rest.end.theta, whole, "{at}");
+    }
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_ends_the_run_before_the_round_is_recorded_as_closed() {
+    struct Full;
+    impl Observer for Full {
+        fn round_closed(&mut self, _: &RoundClosed<'_>) -> Result<(), Box<dyn Error + Send + Sync>> {
+            Err("no space left on device".into())
+        }
+    }
+    let clock = VirtualClock::default();
+    let mut log = Vec::new();
+    let mut sim = Simulation {
+        config: config(mean(2), 2, 2),
+        server: Box::new(FedAvg),
+        noise: None,
+        clock: &clock,
+        faults: None,
+    };
+    let end =
+        sim.run(Start::fresh(vec![0.0; 2]), &quadratics(2), &mut Full, &mut log, &AtomicBool::new(false));
+    let Err(e @ SimError::Persist { .. }) = end else { panic!("{end:?}") };
+    assert_eq!(e.to_string(), "round 0 could not be persisted: no space left on device");
+    assert!(log.iter().any(|r| matches!(r.what, What::Closing { .. })));
+    assert!(!log.iter().any(|r| matches!(r.what, What::Closed { .. })));
+}
+
+#[test]
+fn too_few_answers_fail_the_round_as_often_as_the_policy_allows() {
+    let work = |k: ClientId, _: usize| -> Result<Box<dyn LocalWork>, WorkError> {
+        if k.0 < 3 { Err(WorkError::NoData) } else { Ok(Box::new(quadratic(k, 2))) }
+    };
+    let mut c = config(mean(2), 5, 1);
+    c.policy.min_clients = 3;
+    c.policy.round_attempts = 2;
+    let r =
+        run_with(c, Box::new(FedAvg), Start::fresh(vec![0.25; 2]), &work, &mut antiphon_sim::Silent).unwrap();
+    assert_eq!(r.end.ending, Some(Ending::RoundFailed));
+    assert_eq!(r.end.theta, [0.25; 2]);
+    let failed: Vec<_> = r
+        .log
+        .iter()
+        .filter_map(|r| match r.what {
+            What::RoundFailed { attempt, accepted, needed, .. } => Some((attempt, accepted, needed)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(failed, [(0, 2, 3), (1, 2, 3)]);
+}
