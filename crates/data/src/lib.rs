@@ -9,6 +9,7 @@
 
 pub mod example;
 pub mod format;
+pub mod partition;
 pub mod sequence;
 pub mod template;
 pub mod tokenize;

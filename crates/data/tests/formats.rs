@@ -1,5 +1,10 @@
 //! Formats: every real data set of `../shared/data` that has one, and the refusals.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy.toml allows it inside test functions; these are their helpers"
+)]
+
 mod common;
 
 use std::path::{Path, PathBuf};
@@ -51,12 +56,14 @@ fn dolly_by_category() {
     let Some(dir) = dataset("dolly-3k") else { return };
     let file = dir.join("sampled-databricks-dolly-15k.json");
     let options = ReadOptions { columns: named(&[("field", name("category"))]), ..Default::default() };
-    let r = read(&[file.clone()], &options).unwrap();
+    let r = read(std::slice::from_ref(&file), &options).unwrap();
     assert_eq!((r.examples.len(), count(&r, "open_qa"), count(&r, "creative_writing")), (3003, 722, 142));
     let line = r.detected[0].to_string();
     assert!(line.contains("3003 rows of format alpaca") && line.contains("input = context"), "{line}");
     let template = Prompt::parse("{instruction}\n{context}\nAnswer: ").unwrap();
-    let own = read(&[file.clone()], &ReadOptions { prompt: Some(template), ..Default::default() }).unwrap();
+    let own =
+        read(std::slice::from_ref(&file), &ReadOptions { prompt: Some(template), ..Default::default() })
+            .unwrap();
     let Kind::Completion { prompt, .. } = &own.examples[0].kind else { panic!() };
     assert_eq!(prompt, "What are all the positions in hockey?\n\nAnswer: ");
     let chat = read(&[file], &ReadOptions { prompt: Some(Prompt::Chat), ..Default::default() }).unwrap();
@@ -91,7 +98,7 @@ fn t0_by_template() {
 fn clinc150_by_domain() {
     let Some(dir) = dataset("clinc150") else { return };
     let file = dir.join("data_full.json");
-    let e = read(&[file.clone()], &ReadOptions::default()).unwrap_err().to_string();
+    let e = read(std::slice::from_ref(&file), &ReadOptions::default()).unwrap_err().to_string();
     assert!(e.contains("train (15000 rows)") && e.contains("`rows`"), "{e}");
     let options = ReadOptions {
         rows: Some("train".into()),
@@ -99,7 +106,7 @@ fn clinc150_by_domain() {
         groups: Some(LabelGroups::read(&dir.join("domains.json")).unwrap()),
         ..Default::default()
     };
-    let r = read(&[file.clone()], &options).unwrap();
+    let r = read(std::slice::from_ref(&file), &options).unwrap();
     assert_eq!((r.examples.len(), count(&r, "banking")), (15_000, 1500));
     let labels: std::collections::BTreeSet<_> = r.examples.iter().filter_map(|e| e.label()).collect();
     assert_eq!(labels.len(), 150);
