@@ -7,16 +7,24 @@
 
 pub mod adapter;
 mod atomic;
+pub mod batch;
 pub mod checkpoint;
 pub mod config;
 pub mod gate;
 pub mod names;
+pub mod net;
 pub mod spec;
+pub mod weights;
 pub mod wiring;
+pub mod workspace;
 
 pub use adapter::{Adapter, AdapterError};
+pub use batch::{Batch, BatchError, Limits, NO_TOKEN};
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use config::Config;
 pub use names::{Part, Role, TensorInfo, module_path, tensor_name, tensors};
+pub use net::{Cache, DropoutSeed, Net, NetError};
 pub use spec::{Activation, Biases, Family, Norm, NormKind, Placement, Positions, Proj, RopeScaling, Spec};
+pub use weights::{TensorSource, Weights, WeightsError};
 pub use wiring::{HeadWiring, LoraPair, Pooling, PromptWiring, Task, Wiring};
+pub use workspace::{Mode, Shape, Workspace, planned_bytes};

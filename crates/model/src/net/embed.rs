@@ -1,0 +1,53 @@
+//! The bottom of the model: tokens, soft prompt, learned positions, token types.
+
+use antiphon_kernels::{Backend, Dst, Src};
+
+use super::Net;
+use super::maps::{Ctx, dst, src};
+use crate::batch::Batch;
+use crate::workspace::Acts;
+
+impl<B: Backend> Net<B> {
+    /// Fills the stream with `tokens + positions + types`; rows of the soft prompt take the prompt for a token.
+    pub(super) fn embed(&self, cx: &Ctx<'_, B>, batch: &Batch, acts: &mut Acts<B::Buf>) {
+        let (e, d, backend) = (&self.parts.embeddings, self.spec().hidden, cx.backend);
+        let len = batch.rows() * d;
+        let x = &mut acts.res[0];
+        backend.embedding(&batch.ids, e.token.mat(cx), d, dst(x, len), false);
+        if let Some(p) = &self.wiring.prompt {
+            let prompt = Src::new(cx.params, p.range.start, p.range.len());
+            backend.rows(prompt, &batch.prompt_from, dst(x, len), &batch.prompt_to, d, false);
+        }
+        if let Some(table) = &e.position {
+            backend.embedding(&batch.positions, table.mat(cx), d, dst(x, len), true);
+        }
+        if let Some(table) = &e.token_type {
+            backend.embedding(&batch.types, table.mat(cx), d, dst(x, len), true);
+        }
+    }
+
+    /// Gradients of [`Self::embed`]. Padding rows carry a zero gradient, so their position 0 adds nothing.
+    pub(super) fn embed_backward(
+        &self,
+        cx: &Ctx<'_, B>,
+        batch: &Batch,
+        acts: &Acts<B::Buf>,
+        grads: &mut B::Buf,
+    ) {
+        let (e, d, backend) = (&self.parts.embeddings, self.spec().hidden, cx.backend);
+        let dx = src(&acts.dr, batch.rows() * d);
+        if let Some(dtable) = e.token.grad(grads) {
+            backend.embedding_grad(&batch.ids, dx, d, dtable);
+        }
+        if let Some(p) = &self.wiring.prompt {
+            let dprompt = Dst::new(&mut *grads, p.range.start, p.range.len());
+            backend.rows(dx, &batch.prompt_to, dprompt, &batch.prompt_from, d, true);
+        }
+        if let Some(dtable) = e.position.as_ref().and_then(|p| p.grad(grads)) {
+            backend.embedding_grad(&batch.positions, dx, d, dtable);
+        }
+        if let Some(dtable) = e.token_type.as_ref().and_then(|p| p.grad(grads)) {
+            backend.embedding_grad(&batch.types, dx, d, dtable);
+        }
+    }
+}

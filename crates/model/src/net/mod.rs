@@ -1,0 +1,272 @@
+//! The transformer: explicit forward and backward over a [`Backend`].
+//!
+//! A [`Net`] is immutable and shared: frozen weights, the places of everything, rotary tables. A client brings its
+//! trainable vector, a [`Batch`] and a [`Workspace`]. A step is
+//!
+//! ```text
+//! net.forward(…)?;                                  residual stream up to the last norm
+//! let loss = net.lm_loss(…, Some(&mut grads))?;     head on the labelled rows; starts the gradient
+//! net.backward(…, &mut grads)?;                     down to the lowest trainable tensor
+//! ```
+//!
+//! Gradients accumulate into `grads`, which has the layout of the wiring's schema; the caller zeroes it. After the first
+//! step nothing here allocates. The chain of stages and the reason why pre-norm and post-norm are one path are in
+//! `plan.rs`.
+//!
+//! Deliberately missing: dropout anywhere but on low-rank paths, token types other than 0, encoder-decoder models.
+
+mod attention;
+mod cache;
+mod embed;
+mod maps;
+mod mlp;
+mod norm;
+mod out;
+pub(crate) mod plan;
+mod resolve;
+mod rope;
+
+use std::sync::Arc;
+
+use antiphon_kernels::{AttnShape, Backend, Dst};
+
+pub use cache::Cache;
+pub use maps::DropoutSeed;
+pub use resolve::NetError;
+
+use crate::batch::{Batch, Limits};
+use crate::spec::{Placement, Positions, Spec};
+use crate::weights::Weights;
+use crate::wiring::{Task, Wiring};
+use crate::workspace::{Acts, Dims, Mode, Shape, Workspace};
+use maps::Ctx;
+use resolve::Resolved;
+
+/// A model with a task and a wiring, shared by every client.
+#[derive(Debug)]
+pub struct Net<B: Backend> {
+    weights: Arc<Weights<B>>,
+    wiring: Arc<Wiring>,
+    task: Task,
+    max_len: usize,
+    parts: Resolved,
+    /// `[max_len, head_dim]`, where positions rotate.
+    rope: Option<B::Buf>,
+}
+
+impl<B: Backend> Net<B> {
+    /// The model of `weights` that computes `task`, trained as `wiring` says, on sequences of up to `max_len` rows with
+    /// the soft prompt.
+    ///
+    /// # Errors
+    /// A wiring or a task that does not fit the model, or more positions than it has.
+    pub fn new(
+        backend: &B,
+        weights: Arc<Weights<B>>,
+        task: Task,
+        wiring: Arc<Wiring>,
+        max_len: usize,
+    ) -> Result<Self, NetError> {
+        let spec = weights.spec();
+        if max_len > spec.max_positions {
+            return Err(NetError::Positions { found: max_len, max: spec.max_positions });
+        }
+        let parts = Resolved::new(&weights, task, &wiring)?;
+        let rope = match spec.positions {
+            Positions::Learned => None,
+            Positions::Rope { theta, scaling } => {
+                let table = rope::table(max_len, spec.head_dim, theta, scaling);
+                let mut buf = backend.alloc(table.len())?;
+                let len = table.len();
+                backend.upload(&table, Dst::new(&mut buf, 0, len))?;
+                Some(buf)
+            }
+        };
+        Ok(Self { weights, wiring, task, max_len, parts, rope })
+    }
+
+    /// The mathematics.
+    #[must_use]
+    pub fn spec(&self) -> &Spec {
+        self.weights.spec()
+    }
+
+    /// What trains.
+    #[must_use]
+    pub fn wiring(&self) -> &Arc<Wiring> {
+        &self.wiring
+    }
+
+    /// What is asked.
+    #[must_use]
+    pub fn task(&self) -> Task {
+        self.task
+    }
+
+    /// The frozen tensors.
+    #[must_use]
+    pub fn weights(&self) -> &Arc<Weights<B>> {
+        &self.weights
+    }
+
+    /// What a batch for this model may hold.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            vocab: self.spec().vocab,
+            max_len: self.max_len,
+            prompt: self.wiring.prompt.as_ref().map_or(0, |p| p.tokens),
+            task: self.task,
+        }
+    }
+
+    /// An empty batch for this model.
+    #[must_use]
+    pub fn batch(&self) -> Batch {
+        Batch::new(self.limits())
+    }
+
+    /// The memory of one client.
+    ///
+    /// # Errors
+    /// The device has not enough.
+    pub fn workspace(&self, backend: &B, shape: Shape, mode: Mode) -> Result<Workspace<B>, NetError> {
+        let inference;
+        let plan = match mode {
+            Mode::Train => &self.parts.plan,
+            Mode::Infer => {
+                inference = self.parts.plan.clone().inference();
+                &inference
+            }
+        };
+        Ok(Workspace::new(backend, &Dims { spec: self.spec(), task: self.task, plan, shape, mode })?)
+    }
+
+    /// Runs the blocks. Losses, logits and [`Net::backward`] read what this leaves in the workspace.
+    ///
+    /// # Errors
+    /// A step larger than the workspace, or a trainable vector of the wrong length.
+    pub fn forward(
+        &self,
+        backend: &B,
+        params: &B::Buf,
+        batch: &Batch,
+        ws: &mut Workspace<B>,
+        train: Option<DropoutSeed>,
+    ) -> Result<(), NetError> {
+        self.run(backend, params, batch, ws, train, None)
+    }
+
+    fn run(
+        &self,
+        backend: &B,
+        params: &B::Buf,
+        batch: &Batch,
+        ws: &mut Workspace<B>,
+        seed: Option<DropoutSeed>,
+        mut cache: Option<(&mut Cache<B>, &[u32])>,
+    ) -> Result<(), NetError> {
+        if seed.is_some() && ws.mode == Mode::Infer {
+            return Err(NetError::Inference);
+        }
+        self.check_step(backend, params, batch, ws)?;
+        let cx = self.ctx(backend, params, seed);
+        self.embed(&cx, batch, &mut ws.acts);
+        for layer in 0..self.spec().layers {
+            let kept = cache.as_mut().map(|(c, rows)| (c.layer(layer), *rows));
+            self.attention(&cx, batch, &mut ws.acts, layer, kept);
+            self.mlp(&cx, batch.rows(), &mut ws.acts, layer);
+        }
+        Ok(())
+    }
+
+    /// Gradients of everything below the head, after a loss that was given the same `grads`.
+    ///
+    /// # Errors
+    /// A workspace planned for inference.
+    pub fn backward(
+        &self,
+        backend: &B,
+        params: &B::Buf,
+        batch: &Batch,
+        ws: &mut Workspace<B>,
+        train: Option<DropoutSeed>,
+        grads: &mut B::Buf,
+    ) -> Result<(), NetError> {
+        if ws.mode == Mode::Infer {
+            return Err(NetError::Inference);
+        }
+        self.check_step(backend, params, batch, ws)?;
+        self.check_params(backend, grads)?;
+        let lowest = self.parts.plan.lowest;
+        if lowest > plan::norm(2 * self.spec().layers) {
+            return Ok(());
+        }
+        let cx = self.ctx(backend, params, train);
+        self.out_backward(&cx, batch, &mut ws.acts, grads);
+        for layer in (0..self.spec().layers).rev() {
+            if lowest <= plan::outer(2 * layer + 1) {
+                self.mlp_backward(&cx, batch.rows(), &mut ws.acts, layer, grads);
+            }
+            if lowest <= plan::outer(2 * layer) {
+                self.attention_backward(&cx, batch, &mut ws.acts, layer, grads);
+            }
+        }
+        if lowest == plan::EMBEDDING {
+            self.embed_backward(&cx, batch, &ws.acts, grads);
+        }
+        Ok(())
+    }
+
+    fn ctx<'a>(&'a self, backend: &'a B, params: &'a B::Buf, seed: Option<DropoutSeed>) -> Ctx<'a, B> {
+        Ctx { backend, params, weights: &self.weights, seed }
+    }
+
+    fn check_params(&self, backend: &B, params: &B::Buf) -> Result<(), NetError> {
+        let (found, expected) = (backend.len(params), self.wiring.schema.dim());
+        if found == expected { Ok(()) } else { Err(NetError::Params { found, expected }) }
+    }
+
+    fn check_step(
+        &self,
+        backend: &B,
+        params: &B::Buf,
+        batch: &Batch,
+        ws: &Workspace<B>,
+    ) -> Result<(), NetError> {
+        self.check_params(backend, params)?;
+        capacity("rows", batch.rows(), ws.shape.tokens)?;
+        capacity("sequences", batch.segments().len(), ws.shape.segments)
+    }
+
+    fn post_norm(&self) -> bool {
+        self.spec().placement == Placement::Post
+    }
+
+    /// Buffers of the stream before and after the branch of site `k`: the same one below the first site that is kept.
+    fn sites(&self, acts: &Acts<B::Buf>, k: usize) -> (usize, usize) {
+        let first = 2 * self.spec().layers + 1 - acts.res.len();
+        (k.saturating_sub(first), (k + 1).saturating_sub(first))
+    }
+
+    /// Activations of `layer`: the first ones are shared by every layer below the first that is kept.
+    fn layer_slot(&self, acts: &Acts<B::Buf>, layer: usize) -> usize {
+        layer.saturating_sub(self.spec().layers - acts.attention.len())
+    }
+
+    fn attention_shape(&self) -> AttnShape {
+        let s = self.spec();
+        AttnShape {
+            heads: s.heads,
+            kv_heads: s.kv_heads,
+            head_dim: s.head_dim,
+            scale: (1.0 / (s.head_dim as f64).sqrt()) as f32,
+            causal: s.causal,
+            window: s.window,
+        }
+    }
+}
+
+fn capacity(what: &'static str, found: usize, planned: usize) -> Result<(), NetError> {
+    if found <= planned { Ok(()) } else { Err(NetError::Capacity { what, found, planned }) }
+}

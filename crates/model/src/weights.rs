@@ -1,0 +1,138 @@
+//! The frozen tensors of a checkpoint on a device: one copy, shared by every client.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use antiphon_kernels::{Backend, BackendError, FrozenData};
+
+use crate::checkpoint::Checkpoint;
+use crate::names::{self, Role, TensorInfo};
+use crate::spec::Spec;
+use crate::wiring::Task;
+
+/// Where tensors come from: a mapped checkpoint, or values made from a configuration alone.
+pub trait TensorSource {
+    /// Data and shape of the tensor called `name` in the `state_dict`; `None` where there is none.
+    fn get(&self, name: &str) -> Option<(FrozenData, Vec<usize>)>;
+}
+
+impl TensorSource for Checkpoint {
+    fn get(&self, name: &str) -> Option<(FrozenData, Vec<usize>)> {
+        Self::get(self, name)
+    }
+}
+
+/// A checkpoint does not hold the model that its configuration describes.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeightsError {
+    /// A tensor is absent.
+    #[error("the checkpoint has no tensor `{name}` (expected shape {expected:?})")]
+    Missing {
+        /// Its name.
+        name: String,
+        /// The shape that the configuration asks for.
+        expected: Vec<usize>,
+    },
+    /// A tensor has another shape.
+    #[error("tensor `{name}` has shape {found:?}, and the configuration asks for {expected:?}")]
+    Shape {
+        /// Its name.
+        name: String,
+        /// The checkpoint's.
+        found: Vec<usize>,
+        /// The configuration's.
+        expected: Vec<usize>,
+    },
+    /// A tensor's data are shorter or longer than its shape.
+    #[error("tensor `{name}` of shape {shape:?} holds {found} elements")]
+    Length {
+        /// Its name.
+        name: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// Elements found.
+        found: usize,
+    },
+    /// The device refused.
+    #[error("tensor `{name}`")]
+    Device {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: BackendError,
+    },
+}
+
+/// The tensors that a task reads, by role.
+#[derive(Debug)]
+pub struct Weights<B: Backend> {
+    spec: Spec,
+    infos: Vec<TensorInfo>,
+    tensors: Vec<B::Frozen>,
+    index: BTreeMap<Role, usize>,
+}
+
+impl<B: Backend> Weights<B> {
+    /// Takes every tensor of [`names::tensors`] from `source` except the classification head, which is always trained.
+    ///
+    /// # Errors
+    /// A tensor that is missing, or whose shape is not the configuration's.
+    pub fn load(
+        backend: &B,
+        spec: &Spec,
+        task: Task,
+        source: &dyn TensorSource,
+    ) -> Result<Arc<Self>, WeightsError> {
+        let infos: Vec<TensorInfo> = names::tensors(spec, task)
+            .into_iter()
+            .filter(|t| !matches!(t.role, Role::ClassHead(_)))
+            .collect();
+        let mut tensors = Vec::with_capacity(infos.len());
+        for info in &infos {
+            let name = || info.name.clone();
+            let (data, found) = source
+                .get(&info.name)
+                .ok_or_else(|| WeightsError::Missing { name: name(), expected: info.shape.clone() })?;
+            if found != info.shape {
+                return Err(WeightsError::Shape { name: name(), found, expected: info.shape.clone() });
+            }
+            if data.len() != found.iter().product::<usize>() {
+                return Err(WeightsError::Length { name: name(), shape: found, found: data.len() });
+            }
+            let frozen =
+                backend.freeze(data).map_err(|source| WeightsError::Device { name: name(), source })?;
+            tensors.push(frozen);
+        }
+        let index = infos.iter().enumerate().map(|(i, t)| (t.role, i)).collect();
+        Ok(Arc::new(Self { spec: spec.clone(), infos, tensors, index }))
+    }
+
+    /// The model they belong to.
+    #[must_use]
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// Names, shapes and roles, in `state_dict` order.
+    #[must_use]
+    pub fn infos(&self) -> &[TensorInfo] {
+        &self.infos
+    }
+
+    /// The tensor with this role.
+    #[must_use]
+    pub fn tensor(&self, role: Role) -> Option<&B::Frozen> {
+        self.index.get(&role).map(|&i| &self.tensors[i])
+    }
+
+    /// Index of the tensor with this role, for [`Self::at`].
+    pub(crate) fn position(&self, role: Role) -> Option<usize> {
+        self.index.get(&role).copied()
+    }
+
+    /// The tensor at `index`.
+    pub(crate) fn at(&self, index: usize) -> &B::Frozen {
+        &self.tensors[index]
+    }
+}

@@ -1,0 +1,7 @@
+//! The whole network: gradients against finite differences, backends and layouts against each other, and golden
+//! files of transformers and peft.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+mod laws;
