@@ -228,3 +228,40 @@ fn an_adapter_names_modules_that_peft_finds_and_no_others() {
     let q = "id = 'lora'\nlora_r = 2\nlora_alpha = 2\ntarget_modules = ['q_proj', 'v_proj']";
     assert_eq!(targets(llama(), q), ["q_proj", "v_proj"]);
 }
+
+/// Law 1: an overlay starts as the identity. Compared with the model that has nothing attached.
+#[test]
+fn a_new_overlay_leaves_the_model_as_it_was() {
+    use antiphon_kernels::{Backend, Dst, Reference, Src};
+    use antiphon_model::{Mode, Net, Shape, Weights};
+    use std::sync::Arc;
+
+    let logits = |model: &Checkpoint, wiring: Wiring, theta: &[f32]| {
+        let b = Reference;
+        let weights = Weights::load(&b, &model.spec, model.task, model).unwrap();
+        let dim = wiring.schema.dim();
+        let net = Net::new(&b, weights, model.task, Arc::new(wiring), 16).unwrap();
+        let mut params = b.alloc(dim).unwrap();
+        b.upload(theta, Dst::new(&mut params, 0, dim)).unwrap();
+        let mut batch = net.batch();
+        batch.push_tokens(&[3, 1, 4, 1, 5]).unwrap();
+        let mut ws = net.workspace(&b, Shape { tokens: 5, segments: 1, labelled: 5 }, Mode::Infer).unwrap();
+        net.forward(&b, &params, &batch, &mut ws, None).unwrap();
+        let mut out = b.alloc(5 * 20).unwrap();
+        net.logits(&b, &params, &batch, &[0, 1, 2, 3, 4], &mut ws, Dst::new(&mut out, 0, 100)).unwrap();
+        let mut host = vec![0.0; 100];
+        b.download(Src::new(&out, 0, 100), &mut host).unwrap();
+        host
+    };
+    every(|id, method, model| {
+        if model.task != Task::CausalLm || !model.spec.causal || id == "prompt" {
+            return;
+        }
+        let wiring = method.wire(&model.spec, model.task).unwrap();
+        let start = Start { spec: &model.spec, base: model, tokenize: None, seed: 7 };
+        let theta = method.init(&wiring, &start).unwrap();
+        let bare = logits(model, Wiring::default(), &[]);
+        assert_eq!(logits(model, wiring, &theta), bare, "{id}");
+        assert!(bare.iter().any(|&v| v != bare[0]));
+    });
+}

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::Tensors;
 use super::target::Pattern;
-use super::{Export, Method, MethodError, Start, head};
+use super::{Export, Method, MethodError, Start, head, read};
 use crate::settings::complete;
 
 pub(super) const ENTRY: Entry<dyn Method> = Entry {
@@ -82,10 +82,7 @@ impl Method for Full {
     fn init(&self, wiring: &Wiring, start: &Start<'_>) -> Result<Vec<f32>, MethodError> {
         let mut theta = vec![0.0; wiring.schema.dim()];
         for (name, range) in &wiring.live {
-            start
-                .base
-                .read(name, 0, &mut theta[range.clone()])
-                .map_err(|source| MethodError::Source { name: name.clone(), source })?;
+            read(start.base, name, 0, &mut theta[range.clone()])?;
         }
         head::init(wiring, start.spec, start.seed, &mut theta);
         Ok(theta)

@@ -17,7 +17,7 @@ use std::error::Error;
 use std::fmt;
 
 use antiphon_core::{ConfigError, Entry, SchemaError, registry};
-use antiphon_model::{Spec, Task, Wiring};
+use antiphon_model::{Spec, Task, TensorSource, Wiring};
 
 /// Every method.
 pub const METHODS: &[&Entry<dyn Method>] = &[&full::ENTRY, &lora::ENTRY, &prompt::ENTRY];
@@ -68,13 +68,19 @@ impl fmt::Debug for Start<'_> {
 /// Ids of a text.
 pub type Tokenize<'a> = dyn Fn(&str) -> Result<Vec<u32>, SourceError> + 'a;
 
-/// Why a checkpoint or a tokenizer could not answer.
+/// Why a tokenizer could not answer.
 pub type SourceError = Box<dyn Error + Send + Sync>;
 
-/// Read access to a checkpoint's tensors by their name in the `state_dict`.
-pub trait TensorSource {
-    /// Elements `at .. at + out.len()` of the tensor, row-major, widened to binary32.
-    fn read(&self, name: &str, at: usize, out: &mut [f32]) -> Result<(), SourceError>;
+/// Copies elements `at .. at + out.len()` of a checkpoint's tensor, row-major, widened to binary32.
+fn read(base: &dyn TensorSource, name: &str, at: usize, out: &mut [f32]) -> Result<(), MethodError> {
+    let absent = || MethodError::Absent { name: name.to_owned() };
+    let (data, _) = base.get(name).ok_or_else(absent)?;
+    let expected = at + out.len();
+    if expected > data.len() {
+        return Err(MethodError::Short { name: name.to_owned(), found: data.len(), expected });
+    }
+    data.widen(at, out);
+    Ok(())
 }
 
 /// Which files hold what a method trains.
@@ -196,14 +202,24 @@ pub enum MethodError {
     /// A start from text without a tokenizer at hand.
     #[error("`prompt_tuning_init = \"text\"` needs the model's tokenizer, and this model has none")]
     NoTokenizer,
-    /// The checkpoint or the tokenizer failed.
-    #[error("cannot read `{name}`: {source}")]
-    Source {
-        /// Tensor, or `tokenizer`.
+    /// The tokenizer failed.
+    #[error("cannot tokenise `prompt_tuning_init_text`")]
+    Tokenize(#[source] SourceError),
+    /// A tensor that the checkpoint does not hold.
+    #[error("the checkpoint has no tensor `{name}`")]
+    Absent {
+        /// Its name.
         name: String,
-        /// Why.
-        #[source]
-        source: SourceError,
+    },
+    /// A tensor that is smaller than the model's.
+    #[error("tensor `{name}` of the checkpoint has {found} elements, the model needs {expected}")]
+    Short {
+        /// Its name.
+        name: String,
+        /// Elements found.
+        found: usize,
+        /// Elements needed.
+        expected: usize,
     },
     /// The tensors make no schema.
     #[error(transparent)]

@@ -12,7 +12,7 @@ use antiphon_model::{PromptWiring, Spec, Task, Wiring};
 use serde::{Deserialize, Serialize};
 
 use super::layout::Tensors;
-use super::{Export, Method, MethodError, Start, head};
+use super::{Export, Method, MethodError, Start, head, read};
 use crate::settings::{complete, expect};
 
 pub(super) const ENTRY: Entry<dyn Method> = Entry {
@@ -66,8 +66,7 @@ impl Prompt {
     fn text_ids(&self, start: &Start<'_>) -> Result<Vec<u32>, MethodError> {
         let text = self.prompt_tuning_init_text.as_deref().unwrap_or_default();
         let tokenize = start.tokenize.ok_or(MethodError::NoTokenizer)?;
-        let ids =
-            tokenize(text).map_err(|source| MethodError::Source { name: "tokenizer".to_owned(), source })?;
+        let ids = tokenize(text).map_err(MethodError::Tokenize)?;
         if ids.is_empty() {
             return Err(MethodError::NoTokens(text.to_owned()));
         }
@@ -90,10 +89,7 @@ impl<'a> Embedding<'a> {
     }
 
     fn row(&self, id: usize, out: &mut [f32]) -> Result<(), MethodError> {
-        self.start
-            .base
-            .read(&self.name, id * out.len(), out)
-            .map_err(|source| MethodError::Source { name: self.name.clone(), source })
+        read(self.start.base, &self.name, id * out.len(), out)
     }
 
     /// Standard deviation over all elements, in binary64.

@@ -1,13 +1,15 @@
 //! Small models of three families, with shapes in which no two dimensions are equal by accident.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod world;
+
 use antiphon_core::{Noise, Purpose, Stream};
-use antiphon_kernels::{Gelu, Layout};
+use antiphon_kernels::{FrozenData, Gelu, Layout};
 use antiphon_model::names;
 use antiphon_model::{
     Activation, Biases, Family, Norm, NormKind, Placement, Pooling, Positions, RopeScaling, Spec, Task,
+    TensorSource,
 };
-use antiphon_tune::method::{SourceError, TensorSource};
 
 pub(crate) const CLASSIFY: Task = Task::Classify { classes: 3, pooling: Pooling::Mean };
 
@@ -88,9 +90,8 @@ impl Checkpoint {
 }
 
 impl TensorSource for Checkpoint {
-    fn read(&self, name: &str, at: usize, out: &mut [f32]) -> Result<(), SourceError> {
-        let all = self.tensor(name).ok_or_else(|| format!("no tensor `{name}`"))?;
-        out.copy_from_slice(all.get(at..at + out.len()).ok_or("out of range")?);
-        Ok(())
+    fn get(&self, name: &str) -> Option<(FrozenData, Vec<usize>)> {
+        let info = names::tensors(&self.spec, self.task).into_iter().find(|t| t.name == name)?;
+        Some((FrozenData::Owned(self.tensor(name)?.into()), info.shape))
     }
 }

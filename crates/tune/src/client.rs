@@ -1,0 +1,194 @@
+//! One client's work in a round, on its own examples: the training crate's [`LocalWork`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use antiphon_algo::{Local, LocalWork, WorkError};
+use antiphon_core::{ClientId, Purpose, Round, Stream, Weight};
+use antiphon_data::Sequence;
+use antiphon_kernels::Backend;
+
+use crate::error::TuneError;
+use crate::optim::OptimizerState;
+use crate::schedule::Position;
+use crate::settings::{Duration, StatePolicy};
+use crate::tuning::Tuning;
+use crate::worker::{StepReport, Worker};
+
+/// A client: its examples and, if the recipe keeps it, its optimiser's state. All buffers are a worker's.
+#[derive(Debug)]
+pub struct Client<B: Backend> {
+    tuning: Arc<Tuning<B>>,
+    id: ClientId,
+    sequences: Arc<[Sequence]>,
+    weight: Weight,
+    /// State after the last round, and the one before it, from which that round would be repeated.
+    kept: [Option<Kept>; 2],
+}
+
+/// Optimiser state and the round that left it.
+#[derive(Clone, Debug, PartialEq)]
+struct Kept {
+    round: Round,
+    state: OptimizerState,
+}
+
+impl<B: Backend> Client<B> {
+    /// A client that trains on `sequences`, made of `examples` training examples: its `n_k`, whatever number of them a
+    /// round touches. Packing makes the two numbers differ.
+    pub fn new(
+        tuning: Arc<Tuning<B>>,
+        id: ClientId,
+        sequences: Arc<[Sequence]>,
+        examples: u64,
+    ) -> Result<Self, TuneError> {
+        let expected = tuning.recipe().train.micro_batch_size as usize;
+        if sequences.len() < expected {
+            return Err(TuneError::FewExamples { client: id, found: sequences.len(), expected });
+        }
+        let weight =
+            Weight::new(examples as f64).map_err(|source| TuneError::Weight { client: id, source })?;
+        Ok(Self { tuning, id, sequences, weight, kept: [None, None] })
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn id(&self) -> ClientId {
+        self.id
+    }
+
+    /// For a checkpoint: the optimiser's state as bytes and the round that left it. `None` before the first round, and
+    /// where the recipe resets state.
+    #[must_use]
+    pub fn state(&self) -> Option<(Round, Vec<u8>)> {
+        let Kept { round, state } = self.kept[0].as_ref()?;
+        let digest = self.tuning.net().wiring().schema.digest();
+        Some((*round, state.to_bytes(self.tuning.recipe().optimizer.id(), digest)))
+    }
+
+    /// Puts back what [`Client::state`] gave.
+    pub fn restore(&mut self, round: Round, bytes: &[u8]) -> Result<(), TuneError> {
+        let (optimizer, schema) = (&self.tuning.recipe().optimizer, &self.tuning.net().wiring().schema);
+        let slots = optimizer.slots().len();
+        let state = OptimizerState::from_bytes(bytes, optimizer.id(), schema.digest(), slots, schema.dim())?;
+        self.kept = [Some(Kept { round, state }), None];
+        Ok(())
+    }
+
+    /// The state that `round` starts from: the last one left before it.
+    fn before(&self, round: Round) -> Option<&OptimizerState> {
+        self.kept.iter().flatten().find(|k| k.round < round).map(|k| &k.state)
+    }
+
+    fn keep(&mut self, round: Round, state: OptimizerState) {
+        let [last, earlier] = &mut self.kept;
+        if last.as_ref().is_some_and(|k| k.round < round) {
+            *earlier = last.take();
+        }
+        *last = Some(Kept { round, state });
+    }
+
+    /// Trains and leaves the end in the worker. Returns the optimiser's step count.
+    fn train(
+        &self,
+        worker: &mut Worker<B>,
+        start: &[f32],
+        round: Round,
+        sums: &mut Sums,
+    ) -> Result<u64, TuneError> {
+        let tuning = &*self.tuning;
+        let recipe = tuning.recipe();
+        worker.load(tuning, start)?;
+        let mut number = worker.vectors.set_state(tuning.backend(), self.before(round))?;
+        let (n, batch) = (self.sequences.len(), recipe.batch_size());
+        let steps = recipe.local_steps(n);
+        let key = Stream::keyed(recipe.seed, Purpose::Dropout, Some(round), Some(self.id), "").key();
+        worker.walk.start(recipe.seed, round, self.id, n);
+        for step in 0..steps {
+            if tuning.stopped() {
+                return Err(TuneError::Interrupted);
+            }
+            let count = match recipe.train.duration {
+                Duration::Steps(_) => batch,
+                // the last batch of a pass is what is left of it
+                Duration::Epochs(_) => batch.min(n - (step as usize % n.div_ceil(batch)) * batch),
+            };
+            worker.picks.clear();
+            worker.picks.extend((0..count).map_while(|_| worker.walk.next()));
+            let at = Position { round: round.0, rounds: recipe.rounds, step, steps };
+            let lr = (recipe.train.learning_rate * recipe.train.schedule.factor(at)) as f32;
+            number += 1;
+            let report = worker.step(tuning, &self.sequences, (step, number), lr, key)?;
+            sums.add(&report);
+            tuning.watch(self.id, round, &report);
+        }
+        Ok(number)
+    }
+}
+
+impl<B: Backend> LocalWork for Client<B> {
+    fn run(&mut self, start: &[f32], round: Round) -> Result<Local, WorkError> {
+        let keep = self.tuning.recipe().train.optimizer_state == StatePolicy::Keep;
+        let mut sums = Sums::default();
+        let (mut delta, state) = self.tuning.with_worker(|worker| {
+            let number = self.train(worker, start, round, &mut sums)?;
+            let state = keep.then(|| worker.vectors.state(self.tuning.backend(), number)).transpose()?;
+            Ok((worker.theta(&self.tuning)?, state))
+        })?;
+        for (end, start) in delta.iter_mut().zip(start) {
+            *end = start - *end;
+        }
+        if !delta.iter().all(|v| v.is_finite()) {
+            let step = sums.steps.saturating_sub(1);
+            return Err(WorkError::NotFinite { what: "update", step: u64::from(step) });
+        }
+        if let Some(state) = state {
+            self.keep(round, state);
+        }
+        Ok(Local { delta, weight: self.weight, metrics: sums.metrics() })
+    }
+}
+
+/// Sums over the steps of a round.
+#[derive(Debug, Default)]
+struct Sums {
+    steps: u32,
+    nll: f64,
+    units: u64,
+    correct: u64,
+    rows: u64,
+    grad_norm: f64,
+    first_last: Option<(f64, f64)>,
+}
+
+impl Sums {
+    fn add(&mut self, r: &StepReport) {
+        self.steps += 1;
+        self.nll += r.loss * r.units as f64;
+        self.units += r.units;
+        self.correct += r.correct;
+        self.rows += r.rows;
+        self.grad_norm += r.grad_norm;
+        let first = self.first_last.map_or(r.loss, |(first, _)| first);
+        self.first_last = Some((first, r.loss));
+    }
+
+    /// `train_loss` is the mean over the round's units, nats per labelled token or per sequence; a round without steps
+    /// has only the counts.
+    fn metrics(&self) -> BTreeMap<String, f64> {
+        let mut out = BTreeMap::from([
+            ("train_steps".to_owned(), f64::from(self.steps)),
+            ("train_rows".to_owned(), self.rows as f64),
+            ("train_units".to_owned(), self.units as f64),
+        ]);
+        if let Some((first, last)) = self.first_last {
+            let units = self.units as f64;
+            out.insert("train_loss".to_owned(), self.nll / units);
+            out.insert("train_loss_first".to_owned(), first);
+            out.insert("train_loss_last".to_owned(), last);
+            out.insert("train_accuracy".to_owned(), self.correct as f64 / units);
+            out.insert("grad_norm".to_owned(), self.grad_norm / f64::from(self.steps));
+        }
+        out
+    }
+}
