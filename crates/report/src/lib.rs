@@ -5,6 +5,8 @@
 //!
 //! Deliberately missing: clocks, files and models. The caller measures, reads and writes.
 
+pub mod doctor;
+pub mod format;
 pub mod record;
 pub mod spread;
 pub mod summary;

@@ -1,0 +1,51 @@
+//! The federation did not pay: the federated model is no better than what there was without it.
+
+use super::{Diagnosis, Finding, Run, Severity};
+use crate::format::{loss, percent};
+use crate::record::Metrics;
+use crate::summary::LocalOnly;
+
+pub(super) const DIAGNOSIS: Diagnosis = Diagnosis {
+    id: "no_gain",
+    about: "on test data the federated model is no better than the base model or the mean client alone",
+    look,
+};
+
+fn look(run: &Run<'_>) -> Option<Finding> {
+    let summary = run.summary?;
+    let federated = &summary.federated.as_ref()?.global;
+    // accuracy where there is one: it is what the user asked for
+    let by_accuracy = federated.accuracy.is_some();
+    let number = |m: &Metrics| if by_accuracy { m.accuracy } else { m.loss };
+    let name = if by_accuracy { "accuracy" } else { "loss" };
+    let text = |x: f64| if by_accuracy { percent(x) } else { loss(x) };
+    let ours = number(federated)?;
+    let no_better = |other: f64| if by_accuracy { ours <= other } else { ours >= other };
+    let base = summary.baselines.zero_shot.as_ref().and_then(|b| number(&b.eval.global));
+    let alone = summary
+        .baselines
+        .local_only
+        .as_ref()
+        .and_then(|l| LocalOnly::mean_and_worst(&l.on_union, number, by_accuracy))
+        .map(|(mean, _)| mean);
+    let on = format!("test {name} on the union of all clients ({} examples)", federated.examples);
+    let mut evidence = vec![format!("federated: {on} {}", text(ours))];
+    let mut worse_than = Vec::new();
+    for (who, value) in [("the base model as it was", base), ("the mean client alone", alone)] {
+        if let Some(value) = value.filter(|v| no_better(*v)) {
+            evidence.push(format!("{who}: {}", text(value)));
+            worse_than.push(who);
+        }
+    }
+    let severity = if base.is_some_and(no_better) { Severity::Serious } else { Severity::Warning };
+    (!worse_than.is_empty()).then(|| Finding {
+        id: DIAGNOSIS.id,
+        severity,
+        signature: format!("The federated model is no better than {}.", worse_than.join(" or ")),
+        evidence,
+        advice: "If the loss was still falling at the end, give it more `num_rounds`; if it never fell, try three \
+                 times and a third of `learning_rate`; if clients alone do better on the union, their data may be \
+                 so alike that there is nothing to share."
+            .to_owned(),
+    })
+}

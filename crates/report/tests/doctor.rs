@@ -1,0 +1,84 @@
+//! Every signature is found where it was provoked, alone, and healthy runs are left in peace.
+
+mod sample;
+
+use antiphon_report::doctor::{ALL, Finding, Run, Severity, examine};
+use sample::{Sick, run};
+
+fn found(sick: Sick, seed: u64) -> Vec<Finding> {
+    let s = run(sick, 10, 24, seed);
+    examine(&Run { rounds: &s.rounds, summary: Some(&s.summary) })
+}
+
+const PROVOKED: [(Sick, &str); 10] = [
+    (Sick::Drift, "client_drift"),
+    (Sick::Factors, "factor_averaging"),
+    (Sick::NotFinite, "failing_clients"),
+    (Sick::Absent, "failing_clients"),
+    (Sick::Exploding, "update_norms"),
+    (Sick::Vanishing, "update_norms"),
+    (Sick::OverFitting, "over_fitting"),
+    (Sick::Stuck, "stuck_client"),
+    (Sick::Truncation, "truncation"),
+    (Sick::NoGain, "no_gain"),
+];
+
+#[test]
+fn each_signature_is_found_where_it_was_provoked() {
+    for (sick, id) in PROVOKED {
+        for seed in 0..5 {
+            let findings = found(sick, seed);
+            assert!(findings.iter().any(|f| f.id == id), "{sick:?}, seed {seed}: {findings:?}");
+            // what follows from the provoked cause may be found too; what does not, may not
+            let allowed: &[&str] = match sick {
+                // a loss that blows up while training goes on looks over-fitted as well
+                Sick::Exploding => &["update_norms", "over_fitting", "stuck_client"],
+                _ => &[id],
+            };
+            assert!(findings.iter().all(|f| allowed.contains(&f.id)), "{sick:?}, seed {seed}: {findings:?}");
+        }
+    }
+}
+
+#[test]
+fn the_provoked_signatures_are_all_there_are() {
+    for d in ALL {
+        assert!(PROVOKED.iter().any(|p| p.1 == d.id), "no run provokes `{}`", d.id);
+    }
+}
+
+#[test]
+fn healthy_runs_stay_silent() {
+    for seed in 0..20 {
+        for (clients, rounds) in [(10, 24), (3, 5), (40, 60), (2, 1)] {
+            let s = run(Sick::No, clients, rounds, seed);
+            for summary in [Some(&s.summary), None] {
+                let findings = examine(&Run { rounds: &s.rounds, summary });
+                assert_eq!(findings, [], "{clients} clients, {rounds} rounds, seed {seed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_worst_comes_first() {
+    let mut sick = run(Sick::Exploding, 10, 24, 1);
+    sick.summary.truncation = run(Sick::Truncation, 10, 24, 1).summary.truncation;
+    let findings = examine(&Run { rounds: &sick.rounds, summary: Some(&sick.summary) });
+    assert!(findings.len() >= 2 && findings[0].severity == Severity::Serious);
+    assert!(findings.windows(2).all(|w| w[0].severity >= w[1].severity));
+}
+
+/// The words, with numbers, as the user reads them.
+#[test]
+fn evidence_names_numbers_rounds_and_clients() {
+    let mut text = String::new();
+    for (sick, _) in PROVOKED {
+        for f in found(sick, 1) {
+            text += &format!("{sick:?} -> {} ({:?})\n  {}\n", f.id, f.severity, f.signature);
+            f.evidence.iter().for_each(|e| text += &format!("  - {e}\n"));
+            text += &format!("  => {}\n\n", f.advice);
+        }
+    }
+    insta::assert_snapshot!(text);
+}

@@ -1,0 +1,394 @@
+//! Synthetic runs with the shape of real ones: a healthy federation and, by one change each, sick ones.
+
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests")]
+
+use std::collections::BTreeMap;
+
+use antiphon_core::{ClientId, Digest, Noise, Purpose, Round, Stream};
+use antiphon_report::{
+    Baseline, Baselines, ClientData, ClientRecord, ClientStatus, Comparison, DataReport, Evaluation,
+    LocalOnly, Metrics, RoundRecord, RunFacts, SUMMARY_SCHEMA, Split, Summary, Traffic, Truncation,
+    UpdateSpread,
+};
+
+pub const NAMES: [&str; 10] = [
+    "banking",
+    "credit_cards",
+    "kitchen_and_dining",
+    "home",
+    "auto_and_commute",
+    "travel",
+    "utility",
+    "work",
+    "small_talk",
+    "meta",
+];
+const LABELS: usize = 12;
+
+pub const RUN_TOML: &str = r#"[run]
+name = "clinc-dirichlet"
+seed = 1
+durable = false
+
+[model]
+base_model = "minilm-l6"
+task = "classification"
+pooling = "mean"
+
+[data]
+path = "clinc150.jsonl"   # <script> & friends are only text here
+text = "text"
+label = "intent"
+
+[data.partition]
+id = "dirichlet_client"
+clients = 10
+alpha = 0.3
+
+[method]
+id = "lora"
+lora_r = 8
+lora_alpha = 16
+
+[train]
+learning_rate = 2e-3
+local_steps = 10
+micro_batch_size = 16
+
+[federation]
+num_rounds = 24
+fraction = 0.6
+"#;
+
+/// What may be wrong with a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sick {
+    No,
+    Drift,
+    Factors,
+    NotFinite,
+    Absent,
+    Exploding,
+    Vanishing,
+    OverFitting,
+    Stuck,
+    Truncation,
+    NoGain,
+}
+
+pub struct Sample {
+    pub rounds: Vec<RoundRecord>,
+    pub summary: Summary,
+}
+
+fn metrics(loss: f64, accuracy: f64, examples: u64) -> Metrics {
+    let examples_correct = (accuracy.clamp(0.0, 1.0) * examples as f64).round();
+    Metrics {
+        loss: Some(loss),
+        accuracy: Some(examples_correct / examples as f64),
+        examples,
+        tokens: examples,
+        ..Metrics::default()
+    }
+}
+
+fn noise(seed: u64, round: u32, client: u64, what: &str) -> f64 {
+    Stream::keyed(seed, Purpose::Test, Some(Round(round)), Some(ClientId(client)), what).standard_normal()
+}
+
+/// `clients` clients, `rounds` rounds, an evaluation every second round.
+pub fn run(sick: Sick, clients: u64, rounds: u32, seed: u64) -> Sample {
+    let ids: Vec<ClientId> = (0..clients).map(ClientId).collect();
+    let hard = |c: u64| 0.25 * noise(seed, 0, c, "hard");
+    let test_size = |c: u64| 40 + 13 * (c % 5);
+    let mut records = Vec::new();
+    for r in 0..rounds {
+        let t = f64::from(r + 1) / f64::from(rounds);
+        let progress = if sick == Sick::Drift { 0.02 } else { 1.0 - (-4.0 * t).exp() };
+        let cohort: Vec<ClientId> = Stream::keyed(seed, Purpose::Sampling, Some(Round(r)), None, "")
+            .choose(clients as usize, (clients as usize * 6).div_ceil(10).max(2))
+            .into_iter()
+            .map(|i| ids[i])
+            .collect();
+        let growth = match sick {
+            Sick::Exploding => (8.0 * t * t).exp(),
+            Sick::Vanishing => (-20.0 * t).exp(),
+            _ => 1.0,
+        };
+        let mut norms = Vec::new();
+        let records_of: Vec<ClientRecord> = cohort
+            .iter()
+            .map(|&client| {
+                let status = match (sick, client.0) {
+                    (Sick::NotFinite, 3) if r >= 2 => ClientStatus::NotFinite,
+                    (Sick::Absent, 4) => ClientStatus::TimedOut,
+                    // one failure in a run is no signature
+                    (_, 1) if r == rounds / 3 => ClientStatus::TimedOut,
+                    _ => ClientStatus::Counted,
+                };
+                let norm =
+                    growth * (1.3 - 0.7 * t) * (1.0 + 0.15 * noise(seed, r, client.0, "norm")).max(0.2);
+                let counted = status.counted();
+                if counted {
+                    norms.push((100.0 + client.0 as f64, norm));
+                }
+                ClientRecord {
+                    client,
+                    status,
+                    examples: Some(280 + 91 * (client.0 % 5)),
+                    train_loss: counted.then(|| {
+                        (2.9 - 2.3 * progress + hard(client.0) + 0.05 * noise(seed, r, client.0, "train"))
+                            .max(0.05)
+                    }),
+                    update_norm: counted.then_some(norm),
+                    seconds: counted.then(|| 0.42 + 0.05 * noise(seed, r, client.0, "time").abs()),
+                    tokens: counted.then_some(3_100 + 37 * client.0),
+                    bytes_up: counted.then_some(301_944),
+                }
+            })
+            .collect();
+        let train_loss = {
+            let counted: Vec<f64> = records_of.iter().filter_map(|c| c.train_loss).collect();
+            (!counted.is_empty()).then(|| counted.iter().sum::<f64>() / counted.len() as f64)
+        };
+        let alignment = if sick == Sick::Drift { 0.02 } else { 0.55 - 0.4 * t };
+        let spread = spread(&norms, alignment);
+        let over = if sick == Sick::OverFitting { 1.2 * (t - 0.35).max(0.0) } else { 0.0 };
+        let blow_up = if sick == Sick::Exploding { 3.0 * (t - 0.4).max(0.0) } else { 0.0 };
+        let held_out = 2.95 - 2.05 * progress + over + blow_up;
+        let accuracy = 0.11 + 0.72 * progress - 0.2 * over - 0.1 * blow_up;
+        let eval = (r % 2 == 1 || r + 1 == rounds).then(|| Evaluation {
+            split: Split::Validation,
+            global: metrics(
+                held_out + 0.01 * noise(seed, r, 0, "eval"),
+                accuracy,
+                ids.iter().map(|c| test_size(c.0)).sum(),
+            ),
+            per_client: ids
+                .iter()
+                .map(|c| {
+                    let stuck = sick == Sick::Stuck && c.0 == 2;
+                    let own = if stuck {
+                        3.3 + 0.1 * t
+                    } else {
+                        held_out + hard(c.0) + 0.04 * noise(seed, r, c.0, "own")
+                    };
+                    let acc = if stuck { 0.08 } else { accuracy - 0.4 * hard(c.0) };
+                    (*c, metrics(own.max(0.05), acc, test_size(c.0)))
+                })
+                .collect(),
+        });
+        let asked = cohort.len() as u64;
+        records.push(RoundRecord {
+            round: Round(r),
+            clients: records_of,
+            train_loss,
+            eval,
+            traffic: Some(Traffic {
+                up: 301_944 * norms.len() as u64,
+                down: 301_802 * asked,
+                payload_up: 301_056 * norms.len() as u64,
+                payload_down: 301_056 * asked,
+            }),
+            step_norm: spread.as_ref().map(|s| s.norm_of_mean),
+            spread,
+            factor_error: Some(
+                if sick == Sick::Factors { 0.7 } else { 0.06 + 0.12 * t }
+                    + 0.01 * noise(seed, r, 0, "factor").abs(),
+            ),
+            wall_seconds: Some(0.9 + 0.1 * noise(seed, r, 0, "wall").abs()),
+            eval_seconds: (r % 2 == 1 || r + 1 == rounds).then_some(0.35),
+            tokens_per_second: Some(20_300.0 + 500.0 * noise(seed, r, 0, "tokens")),
+            cohort,
+        });
+    }
+    let summary = summary(sick, &ids, rounds, seed, &records, hard, test_size);
+    Sample { rounds: records, summary }
+}
+
+fn spread(norms: &[(f64, f64)], alignment: f64) -> Option<UpdateSpread> {
+    let total: f64 = norms.iter().map(|n| n.0).sum();
+    let linear: f64 = norms.iter().map(|(w, n)| w / total * n).sum();
+    let diagonal: f64 = norms.iter().map(|(w, n)| (w / total * n).powi(2)).sum();
+    let of_mean = (alignment * (linear * linear - diagonal) + diagonal).max(0.0).sqrt();
+    UpdateSpread::from_norms(norms, of_mean)
+}
+
+fn summary(
+    sick: Sick,
+    ids: &[ClientId],
+    rounds: u32,
+    seed: u64,
+    records: &[RoundRecord],
+    hard: impl Fn(u64) -> f64,
+    test_size: impl Fn(u64) -> u64,
+) -> Summary {
+    let union: u64 = ids.iter().map(|c| test_size(c.0)).sum();
+    let every = |f: &dyn Fn(u64) -> Metrics| -> BTreeMap<ClientId, Metrics> {
+        ids.iter().map(|c| (*c, f(c.0))).collect()
+    };
+    let evaluation = |loss: f64, accuracy: f64| Evaluation {
+        split: Split::Test,
+        global: metrics(loss, accuracy, union),
+        per_client: every(&|c| metrics(loss + hard(c), accuracy - 0.3 * hard(c), test_size(c))),
+    };
+    let (loss, accuracy) = if sick == Sick::NoGain { (2.1, 0.29) } else { (0.981, 0.812) };
+    let mut traffic = Traffic::default();
+    records.iter().filter_map(|r| r.traffic).for_each(|t| traffic += t);
+    let rounds64 = u64::from(rounds);
+    let cohort = records.first().map_or(0, |r| r.cohort.len() as u64);
+    Summary {
+        schema: SUMMARY_SCHEMA,
+        run: RunFacts {
+            name: "clinc-dirichlet".into(),
+            base_model: "minilm-l6".into(),
+            data: "clinc150.jsonl".into(),
+            method: "lora".into(),
+            objective: "classification".into(),
+            federation: "FedAvg over examples".into(),
+            clients: ids.len() as u64,
+            cohort,
+            rounds: rounds64,
+            rounds_done: rounds64,
+            local_steps: Some(10),
+            trainable: 75_264,
+            parameters: 22_713_216,
+            seed: 1,
+            threads: 4,
+            kernel_profile: "x86-64-v3 mc=96 kc=256 nr=16".into(),
+            versions: [("antiphon", "0.1.0"), ("rustc", "1.95.0")].map(|(a, b)| (a.into(), b.into())).into(),
+            resumed_at: vec![],
+        },
+        federated: Some(evaluation(loss, accuracy)),
+        baselines: Baselines {
+            zero_shot: Some(Baseline {
+                eval: evaluation(2.96, 0.098),
+                steps: None,
+                examples_seen: None,
+                seconds: Some(0.4),
+            }),
+            local_only: Some(LocalOnly {
+                steps: Some(10 * rounds64),
+                on_union: every(&|c| {
+                    let skill = 0.335 + 0.07 * noise(seed, 0, c, "alone");
+                    metrics(2.35 - skill, skill, union)
+                }),
+                on_own: every(&|c| {
+                    metrics(
+                        1.25 + hard(c),
+                        0.70 - 0.5 * hard(c) + 0.04 * noise(seed, 1, c, "own"),
+                        test_size(c),
+                    )
+                }),
+                seconds: Some(38.0),
+            }),
+            centralised: Some(Baseline {
+                eval: evaluation(0.743, 0.861),
+                steps: Some(10 * rounds64 * cohort),
+                examples_seen: Some(160 * rounds64 * cohort),
+                seconds: Some(31.0),
+            }),
+        },
+        traffic,
+        wall_seconds: 97.4,
+        peak_rss_bytes: Some(212_400_000),
+        predicted: vec![
+            Comparison {
+                quantity: "scalars trained".into(),
+                unit: String::new(),
+                predicted: 75_264.0,
+                measured: Some(75_264.0),
+                exact: true,
+            },
+            Comparison {
+                quantity: "payload bytes up per client and round".into(),
+                unit: "bytes".into(),
+                predicted: 301_056.0,
+                measured: Some(301_056.0),
+                exact: true,
+            },
+            Comparison {
+                quantity: "peak memory".into(),
+                unit: "bytes".into(),
+                predicted: 231_000_000.0,
+                measured: Some(212_400_000.0),
+                exact: false,
+            },
+            Comparison {
+                quantity: "local work".into(),
+                unit: "FLOP".into(),
+                predicted: 4.1e12,
+                measured: None,
+                exact: false,
+            },
+            Comparison {
+                quantity: "time of all rounds".into(),
+                unit: "seconds".into(),
+                predicted: 26.0,
+                measured: Some(23.1),
+                exact: false,
+            },
+        ],
+        data: Some(data(ids, test_size)),
+        truncation: Some(Truncation {
+            max_tokens: 64,
+            examples: 4_830,
+            truncated: if sick == Sick::Truncation { 2_410 } else { 3 },
+            labels: 48_300,
+            labels_lost: if sick == Sick::Truncation { 9_800 } else { 11 },
+            emptied: if sick == Sick::Truncation { 120 } else { 0 },
+        }),
+        digest: Some(Digest::of(b"adapter")),
+        output: Some("latest".into()),
+    }
+}
+
+fn data(ids: &[ClientId], test_size: impl Fn(u64) -> u64) -> DataReport {
+    let clients = ids
+        .iter()
+        .map(|&client| {
+            let mut s = Stream::keyed(9, Purpose::Partition, None, Some(client), "");
+            let total = 350.0 + 104.0 * (client.0 % 5) as f64;
+            let counts =
+                s.dirichlet(&[0.3; LABELS]).into_iter().map(|p| (p * total).round() as u64).collect();
+            let name = NAMES
+                .get(client.0 as usize)
+                .map_or_else(|| format!("site {}", client.0), |n| (*n).to_owned());
+            ClientData {
+                client,
+                name,
+                train: 280 + 91 * (client.0 % 5),
+                validation: test_size(client.0),
+                test: test_size(client.0),
+                counts,
+            }
+        })
+        .collect();
+    DataReport {
+        partitioner: "dirichlet_client(alpha = 0.3)".into(),
+        field: "intent group".into(),
+        values: [
+            "transfer",
+            "balance",
+            "bill",
+            "fraud",
+            "recipe",
+            "reminder",
+            "timer",
+            "directions",
+            "flight",
+            "weather",
+            "meeting",
+            "joke",
+        ]
+        .map(String::from)
+        .into(),
+        clients,
+        divergence: [
+            ("mean Jensen-Shannon divergence to the union (bits)".to_owned(), 0.412),
+            ("effective number of clients by size".to_owned(), 9.1),
+        ]
+        .into(),
+    }
+}
