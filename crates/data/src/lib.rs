@@ -9,8 +9,10 @@
 
 pub mod example;
 pub mod format;
+pub mod heterogeneity;
 pub mod partition;
 pub mod sequence;
+pub mod split;
 pub mod template;
 pub mod tokenize;
 
