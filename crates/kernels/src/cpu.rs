@@ -11,6 +11,7 @@ mod loss;
 mod math;
 mod norm;
 mod optim;
+mod rope;
 mod simd;
 mod split;
 
@@ -48,7 +49,7 @@ impl Cpu {
     /// measurements, since the bits are the same.
     #[must_use]
     pub fn with_isa(self, isa: Isa) -> Self {
-        Self { isa, ..self }
+        Self { isa: if isa.available() { isa } else { Isa::Portable }, ..self }
     }
 
     /// The threads that share each block.
@@ -334,7 +335,7 @@ impl Backend for Cpu {
         table: Src<'_, CpuBuf>,
         inverse: bool,
     ) {
-        attention::rope(x.get(), heads, head_dim, positions, table.get(), inverse);
+        rope::rope(self, x.get(), heads, head_dim, positions, table.get(), inverse);
     }
     fn attention(
         &self,
@@ -346,7 +347,7 @@ impl Backend for Cpu {
         y: Dst<'_, CpuBuf>,
         lse: Dst<'_, CpuBuf>,
     ) {
-        attention::attention(q.get(), k.get(), v.get(), segments, shape, y.get(), lse.get());
+        attention::attention(self, q.get(), k.get(), v.get(), segments, shape, y.get(), lse.get());
     }
     fn attention_grad(
         &self,
@@ -362,9 +363,10 @@ impl Backend for Cpu {
         dk: Dst<'_, CpuBuf>,
         dv: Dst<'_, CpuBuf>,
     ) {
-        let kept = attention::Kept { y: y.get(), lse: lse.get(), dy: dy.get() };
+        let (q, k, v, y, lse, dy) = (q.get(), k.get(), v.get(), y.get(), lse.get(), dy.get());
+        let kept = attention::Kept { q, k, v, y, lse, dy };
         let grads = attention::Grads { dq: dq.get(), dk: dk.get(), dv: dv.get() };
-        attention::attention_grad(q.get(), k.get(), v.get(), kept, segments, shape, grads);
+        attention::attention_grad(self, kept, segments, shape, grads);
     }
 
     fn linear_cross_entropy_scratch(&self, m: usize, vocab: usize) -> usize {

@@ -17,6 +17,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod buffer;
+pub(crate) mod direct;
 mod drive;
 mod element;
 mod isa;

@@ -1,142 +1,103 @@
-//! Rotary embedding (Su et al. 2021, arXiv:2104.09864, equation 34, half-split) and softmax attention
-//! (Vaswani et al. 2017, arXiv:1706.03762, equation 1) over segments.
+//! Softmax attention without a matrix of probabilities (Dao et al. 2022, arXiv:2205.14135; Dao 2023, arXiv:2307.08691).
+//!
+//! A task is one head of one segment. It lays out the keys once as panels of `K^T`, and runs over blocks of [`QUERIES`]
+//! queries and [`KEYS`] keys: scores by a small product in the cache, a row-wise softmax, a small product with the
+//! values. Blocks that no query may see are not visited. Block bounds depend on the segment alone, so the bits do not
+//! depend on the batch around it, on threads, or on the instruction set.
+//!
+//! Deliberately missing: a path for one query that reads keys without laying them out, splitting one head's queries
+//! among threads.
+
+mod backward;
+mod forward;
+
+pub(super) use backward::{Grads, Kept, attention_grad};
+pub(super) use forward::attention;
+
+use std::ops::Range;
 
 use crate::backend::{AttnShape, Segment};
-use crate::check;
+use crate::pool::Pool;
 
-pub(super) fn rope(
-    x: &mut [f32],
+/// Queries of a block.
+const QUERIES: usize = 16;
+/// Keys of a block, at most.
+const KEYS: usize = 256;
+/// Row stride of a block of scores: not a power of two, whose rows would meet in few sets of the cache.
+const STRIDE: usize = KEYS + 16;
+
+/// A block of queries of one segment.
+struct Block {
+    /// Query rows.
+    rows: Range<usize>,
+    /// Keys of the segment that some query of the block sees.
+    keys: Range<usize>,
+    /// Keys that each query sees.
+    visible: [(usize, usize); QUERIES],
+}
+
+impl Block {
+    /// The blocks of a segment, in order.
+    fn all(s: Segment, shape: AttnShape) -> impl Iterator<Item = Self> {
+        (0..s.q_len).step_by(QUERIES).map(move |first| {
+            let count = QUERIES.min(s.q_len - first);
+            let mut visible = [(0, 0); QUERIES];
+            for (i, v) in visible[..count].iter_mut().enumerate() {
+                *v = s.visible(first + i, shape);
+            }
+            // both ends only grow from query to query
+            let keys = visible[0].0..visible[count - 1].1;
+            Self { rows: s.q_at + first..s.q_at + first + count, keys, visible }
+        })
+    }
+
+    /// Ranges of at most [`KEYS`] keys.
+    fn key_blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let keys = self.keys.clone();
+        keys.clone().step_by(KEYS).map(move |first| first..keys.end.min(first + KEYS))
+    }
+
+    /// Columns of `keys` that the block's query `i` sees, counted from its first.
+    fn seen(&self, i: usize, keys: &Range<usize>) -> Range<usize> {
+        let (first, end) = self.visible[i];
+        let (first, end) = (first.clamp(keys.start, keys.end), end.clamp(keys.start, keys.end));
+        first - keys.start..end.max(first) - keys.start
+    }
+}
+
+/// Where a head lies in a row, and how far rows are apart.
+#[derive(Clone, Copy)]
+struct Columns {
+    at: usize,
+    stride: usize,
+}
+
+impl Columns {
+    fn of_queries(shape: AttnShape, head: usize) -> Self {
+        Self { at: head * shape.head_dim, stride: shape.heads * shape.head_dim }
+    }
+
+    fn of_keys(shape: AttnShape, kv_head: usize) -> Self {
+        Self { at: kv_head * shape.head_dim, stride: shape.kv_heads * shape.head_dim }
+    }
+
+    /// First element of `row`.
+    fn row(self, row: usize) -> usize {
+        row * self.stride + self.at
+    }
+}
+
+/// Runs `task(segments, head)` for all: segments on their own where they share nothing, otherwise one after another.
+fn each_head(
+    pool: &Pool,
+    segments: &[Segment],
+    apart: bool,
     heads: usize,
-    head_dim: usize,
-    positions: &[u32],
-    table: &[f32],
-    inverse: bool,
+    task: impl Fn(&[Segment], usize) + Sync,
 ) {
-    check::same("rope x", x.len(), positions.len() * heads * head_dim);
-    let max = check::rows("rope table", table.len(), head_dim);
-    let half = head_dim / 2;
-    for (i, &p) in positions.iter().enumerate() {
-        check::below("rope position", p as usize, max);
-        let row = &table[p as usize * head_dim..][..head_dim];
-        for h in 0..heads {
-            let at = (i * heads + h) * head_dim;
-            for j in 0..half {
-                let (c, s) = (row[j], if inverse { -row[half + j] } else { row[half + j] });
-                let (a, b) = (x[at + j], x[at + half + j]);
-                x[at + j] = a * c - b * s;
-                x[at + half + j] = b * c + a * s;
-            }
-        }
+    if apart {
+        pool.run(segments.len() * heads, &|i| task(&segments[i / heads..][..1], i % heads));
+    } else {
+        pool.run(heads, &|head| task(segments, head));
     }
-}
-
-/// One row of probabilities, with what it takes to find its inputs.
-struct Row {
-    /// Query row.
-    q: usize,
-    /// First visible key row.
-    k: usize,
-    /// Scaled scores of the visible keys.
-    scores: Vec<f32>,
-}
-
-/// Calls `f` for each query row and head that has a visible key.
-fn each_row(q: &[f32], k: &[f32], segments: &[Segment], s: AttnShape, mut f: impl FnMut(usize, Row)) {
-    let group = s.heads / s.kv_heads;
-    let d = s.head_dim;
-    for seg in segments {
-        for h in 0..s.heads {
-            for i in 0..seg.q_len {
-                let (first, end) = seg.visible(i, s);
-                if first == end {
-                    continue;
-                }
-                let row = seg.q_at + i;
-                let scores = (first..end).map(|j| {
-                    let (qa, ka) = ((row * s.heads + h) * d, ((seg.k_at + j) * s.kv_heads + h / group) * d);
-                    (s.scale) * (0..d).map(|c| q[qa + c] * k[ka + c]).sum::<f32>()
-                });
-                f(h, Row { q: row, k: seg.k_at + first, scores: scores.collect() });
-            }
-        }
-    }
-}
-
-pub(super) fn attention(
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    segments: &[Segment],
-    s: AttnShape,
-    y: &mut [f32],
-    lse: &mut [f32],
-) {
-    s.check(q.len(), k.len(), v.len(), y.len(), lse.len());
-    let (group, d) = (s.heads / s.kv_heads, s.head_dim);
-    y.fill(0.0);
-    lse.fill(0.0);
-    each_row(q, k, segments, s, |h, row| {
-        let max = row.scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let total: f32 = row.scores.iter().map(|x| (x - max).exp()).sum();
-        lse[row.q * s.heads + h] = max + total.ln();
-        for (j, x) in row.scores.iter().enumerate() {
-            let p = (x - max).exp() / total;
-            for c in 0..d {
-                y[(row.q * s.heads + h) * d + c] += p * v[((row.k + j) * s.kv_heads + h / group) * d + c];
-            }
-        }
-    });
-}
-
-/// What the forward pass kept, and the gradient of its output.
-pub(super) struct Kept<'a> {
-    pub(super) y: &'a [f32],
-    pub(super) lse: &'a [f32],
-    pub(super) dy: &'a [f32],
-}
-
-/// Where the gradients go.
-pub(super) struct Grads<'a> {
-    pub(super) dq: &'a mut [f32],
-    pub(super) dk: &'a mut [f32],
-    pub(super) dv: &'a mut [f32],
-}
-
-/// With `P = exp(S - lse)`: `dV = P^T dY`, `dS = P ⊙ (dY V^T - rowsum(dY ⊙ Y))`, `dQ = scale · dS K`,
-/// `dK = scale · dS^T Q`.
-pub(super) fn attention_grad(
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    kept: Kept<'_>,
-    segments: &[Segment],
-    s: AttnShape,
-    to: Grads<'_>,
-) {
-    let Kept { y, lse, dy } = kept;
-    let Grads { dq, dk, dv } = to;
-    s.check(q.len(), k.len(), v.len(), y.len(), lse.len());
-    check::same("attention dy", dy.len(), y.len());
-    check::same("attention dq", dq.len(), q.len());
-    check::same("attention dk", dk.len(), k.len());
-    check::same("attention dv", dv.len(), v.len());
-    let (group, d) = (s.heads / s.kv_heads, s.head_dim);
-    for g in [&mut *dq, &mut *dk, &mut *dv] {
-        g.fill(0.0);
-    }
-    each_row(q, k, segments, s, |h, row| {
-        let qa = (row.q * s.heads + h) * d;
-        let delta: f32 = (0..d).map(|c| dy[qa + c] * y[qa + c]).sum();
-        for (j, x) in row.scores.iter().enumerate() {
-            let p = (x - lse[row.q * s.heads + h]).exp();
-            let ka = ((row.k + j) * s.kv_heads + h / group) * d;
-            let dp: f32 = (0..d).map(|c| dy[qa + c] * v[ka + c]).sum();
-            let ds = (s.scale) * p * (dp - delta);
-            for c in 0..d {
-                dv[ka + c] += p * dy[qa + c];
-                dq[qa + c] += ds * k[ka + c];
-                dk[ka + c] += ds * q[qa + c];
-            }
-        }
-    });
 }

@@ -27,6 +27,12 @@ impl<'a, T> Parts<'a, T> {
         Self { at: slice.as_mut_ptr(), len: slice.len(), life: PhantomData }
     }
 
+    /// Where element `at` lies, for products that write rows with gaps.
+    pub(super) fn element(&self, at: usize) -> *mut T {
+        assert!(at <= self.len, "element {at} of {}", self.len);
+        self.at.wrapping_add(at)
+    }
+
     /// Elements `at .. at + len`.
     ///
     /// # Safety

@@ -71,7 +71,7 @@ pub(super) fn attention(
     y: &mut [f64],
     lse: &mut [f64],
 ) {
-    s.check(q.len(), k.len(), v.len(), y.len(), lse.len());
+    Segment::check(segments, s.check(q.len(), k.len(), v.len(), y.len(), lse.len()));
     let (group, d) = (s.heads / s.kv_heads, s.head_dim);
     y.fill(0.0);
     lse.fill(0.0);
@@ -115,7 +115,7 @@ pub(super) fn attention_grad(
 ) {
     let Kept { y, lse, dy } = kept;
     let Grads { dq, dk, dv } = to;
-    s.check(q.len(), k.len(), v.len(), y.len(), lse.len());
+    Segment::check(segments, s.check(q.len(), k.len(), v.len(), y.len(), lse.len()));
     check::same("attention dy", dy.len(), y.len());
     check::same("attention dq", dq.len(), q.len());
     check::same("attention dk", dk.len(), k.len());
