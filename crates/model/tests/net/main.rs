@@ -4,4 +4,6 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
+mod golden;
 mod laws;
+mod shared;
