@@ -27,7 +27,7 @@ pub mod reducers;
 pub mod server;
 pub mod servers;
 pub mod settings;
-mod vector;
+pub mod vector;
 
 use std::collections::BTreeMap;
 
@@ -41,7 +41,8 @@ pub use reducer::{Accumulator, ReduceError, Reducer};
 pub use reducers::REDUCERS;
 pub use server::{ServerStep, StepError};
 pub use servers::SERVER_STEPS;
-pub use settings::{Settings, server_step};
+pub use settings::{AggregationSettings, server_step};
+pub use vector::Scan;
 
 /// Named tensors of something that remembers: a server optimiser, a stateful layer. Saved with a
 /// checkpoint and loaded on resume; ordered, so that the files are the same on every machine.

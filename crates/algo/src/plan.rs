@@ -6,10 +6,10 @@ use std::sync::Arc;
 use antiphon_core::{ClientId, Digest, Noise, Payload, Round, Schema, Weight};
 
 use crate::layer::carrier_of;
-use crate::vector::{finite, l2_norm, l2_norm_le};
+use crate::vector::{finite, finite_reals};
 use crate::{
     Accumulator, Carrier, ClientCx, Contract, GaussianEvent, Layer, LayerError, Mismatch, ReduceError,
-    Reducer, ServerCx, State, View,
+    Reducer, Scan, ServerCx, State, View,
 };
 
 /// A declared composition. It can do nothing but be checked.
@@ -182,9 +182,27 @@ impl Checked {
             .try_fold(Payload::Real(delta), |x, ((up, layer), slot)| layer.client(x, up, cx, slot))
     }
 
+    /// A scan of what [`Checked::admit_scanned`] needs to know.
+    #[must_use]
+    pub fn scan(&self) -> Scan {
+        Scan::new(self.0.wire.l2.is_some())
+    }
+
     /// Checks what one client sent, declaring `weight`, against the contract, and decodes it where a
     /// layer does so per client. Depends on nothing but its arguments, so any thread may do it.
     pub fn admit(&self, x: Payload, weight: Weight) -> Result<Admitted, LayerError> {
+        let mut scan = self.scan();
+        match &x {
+            Payload::Real(v) => scan.reals(v),
+            Payload::RealBytes(b) => scan.bytes(b),
+            Payload::Ring(_) => {}
+        }
+        self.admit_scanned(x, &scan, weight)
+    }
+
+    /// [`Checked::admit`] by a caller that has put all of `x` through [`Checked::scan`] already (nothing, for
+    /// ring coordinates).
+    pub fn admit_scanned(&self, x: Payload, scan: &Scan, weight: Weight) -> Result<Admitted, LayerError> {
         let wire = &self.0.wire;
         if carrier_of(&x) != wire.carrier {
             return Err(LayerError::Carrier { layer: "wire", expected: wire.carrier, found: carrier_of(&x) });
@@ -192,16 +210,10 @@ impl Checked {
         if x.len() != wire.len {
             return Err(LayerError::Length { layer: "wire", expected: wire.len, found: x.len() });
         }
-        let norm = match (&x, wire.l2) {
-            (Payload::Real(v), Some(_)) => Some(l2_norm(v)),
-            (Payload::RealBytes(b), Some(_)) => Some(l2_norm_le(b)),
-            _ => None,
-        };
-        // the norm is finite exactly when every coordinate is
-        if !norm.is_some_and(f64::is_finite) {
+        if !scan.is_finite() {
             finite(&x)?;
         }
-        if let (Some(found), Some(bound)) = (norm, wire.l2)
+        if let (Some(found), Some(bound), Carrier::Real) = (scan.norm(), wire.l2, wire.carrier)
             && found > bound
         {
             return Err(LayerError::Norm { bound, found });
@@ -369,8 +381,8 @@ impl Tally {
             .zip(&mut slots.0)
             .rev()
             .try_fold(y, |y, ((up, layer), slot)| layer.sum(y, up, cx, slot))?;
-        finite(&y)?;
         let y = crate::layer::real("the outermost layer", y)?;
+        finite_reals(&y)?;
         let expected = self.plan.0.schema.dim();
         if y.len() != expected {
             return Err(LayerError::Length { layer: "the outermost layer", expected, found: y.len() }.into());

@@ -15,8 +15,8 @@ pub trait ServerStep: fmt::Debug + Send {
     /// The id and every setting that changes a number.
     fn describe(&self) -> String;
 
-    /// `theta <- theta - step(delta)`; both `[d]`.
-    fn step(&mut self, theta: &mut [f32], delta: &[f32]) -> Result<(), StepError>;
+    /// `theta <- theta - step(delta)`; both `[d]`. `threads >= 1` may share the work and never change a bit.
+    fn step(&mut self, theta: &mut [f32], delta: &[f32], threads: usize) -> Result<(), StepError>;
 
     /// What to save with a checkpoint; each tensor `[d]` unless the implementation says otherwise.
     fn state(&self) -> State;

@@ -21,14 +21,27 @@ use crate::{LAYERS, Plan, REDUCERS, SERVER_STEPS, ServerStep};
 /// The `[aggregation]` section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct AggregationSettings {
     /// Outermost (nearest the model) first; each table names an entry of [`LAYERS`].
     pub layers: Vec<toml::Table>,
     /// Names an entry of [`REDUCERS`].
     pub reducer: toml::Table,
 }
 
-impl Settings {
+impl Default for AggregationSettings {
+    /// Federated averaging: the mean weighted by examples, uncapped.
+    fn default() -> Self {
+        let table = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|&(k, v)| (k.to_owned(), toml::Value::from(v))).collect::<toml::Table>()
+        };
+        Self {
+            layers: vec![table(&[("id", "weight"), ("by", "examples")])],
+            reducer: table(&[("id", "sum")]),
+        }
+    }
+}
+
+impl AggregationSettings {
     /// Builds what the section names; [`Plan::check`] then tells whether it fits together.
     pub fn plan(&self) -> Result<Plan, ConfigError> {
         let layers = self.layers.iter().map(|t| build("layer", LAYERS, t)).collect::<Result<_, _>>()?;
@@ -46,7 +59,7 @@ mod tests {
     use super::*;
 
     fn plan(text: &str) -> Result<String, String> {
-        let s: Settings = toml::from_str(text).map_err(|e| e.message().to_owned())?;
+        let s: AggregationSettings = toml::from_str(text).map_err(|e| e.message().to_owned())?;
         s.plan().map(|p| p.describe()).map_err(|e| e.to_string())
     }
 
@@ -66,6 +79,12 @@ mod tests {
         assert!(with("{ id = 'weight', by = 'loss' }").contains("examples"));
         assert!(plan("layers = []\nreducer = { id = 'sum', trim = 1 }").unwrap_err().contains("trim"));
         assert!(plan("layers = []\nreducer = { id = 'sum' }\nrduce = 1").unwrap_err().contains("rduce"));
+    }
+
+    #[test]
+    fn the_default_is_the_weighted_mean() {
+        let plan = AggregationSettings::default().plan().unwrap();
+        assert_eq!(plan.describe(), "weight by=examples\nsum");
     }
 
     #[test]

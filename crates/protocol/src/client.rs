@@ -13,7 +13,9 @@ use antiphon_algo::{Checked, ClientCx, Local, LocalWork, Slots, WorkError};
 use antiphon_core::{ClientId, Digest, Round};
 
 use crate::wire::{metric_name, printable};
-use crate::{Code, Deliver, Down, Ending, Link, LinkError, Receipt, Rejection, Up, Vector, WaitFor, Work};
+use crate::{
+    Code, Deliver, Down, Ending, Link, LinkError, Pool, Receipt, Rejection, Up, Vector, WaitFor, Work,
+};
 
 /// What a client should do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -275,11 +277,13 @@ fn reportable(metrics: &BTreeMap<String, f64>) -> Result<(), String> {
     Ok(())
 }
 
-/// Memory that the clients of one worker share: the decoded parameters, kept while they are the same.
+/// Memory that the clients of one worker share: the decoded parameters, kept while they are the same, and
+/// buffers for updates.
 #[derive(Debug, Default)]
 pub struct Scratch {
     digest: Option<Digest>,
     theta: Vec<f32>,
+    pool: Pool,
 }
 
 impl Scratch {
@@ -355,5 +359,5 @@ fn train(
     let cx = ClientCx { round: task.round, client: client.id, cohort: &task.cohort, weight: local.weight };
     let mut next = slots.clone();
     let x = client.plan.encode(std::mem::take(&mut local.delta), &cx, &mut next)?;
-    Ok((Vector::from_payload(&x), local, next))
+    Ok((Vector::from_payload(&x, &scratch.pool), local, next))
 }

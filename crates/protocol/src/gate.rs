@@ -1,11 +1,11 @@
 //! What stands before the coordinator: bytes from a peer in, a checked message or a reason out.
 //!
-//! Costs two passes over an update (its digest; finiteness and norm) and copies nothing. It has no state, so
+//! Costs one pass over an update (digest, finiteness and norm together) and copies nothing. It has no state, so
 //! that any thread may run it beside the coordinator.
 
 use std::collections::BTreeMap;
 
-use antiphon_algo::{Admitted, Checked};
+use antiphon_algo::{Admitted, Carrier, Checked};
 use antiphon_core::{Digest, Round, Weight};
 
 use crate::wire::decode_up;
@@ -67,7 +67,14 @@ impl Gate {
 
     /// Reads and checks one message.
     pub fn open(&self, frame: &Frame) -> Result<Inbound, Refusal> {
-        match decode_up(frame, self.plan.wire_bytes())? {
+        let mut scan = self.plan.scan();
+        let reals = self.plan.wire().carrier == Carrier::Real;
+        let look = |piece: &[u8]| {
+            if reals {
+                scan.bytes(piece);
+            }
+        };
+        match decode_up(frame, self.plan.wire_bytes(), look)? {
             Up::Join { plan, schema } => {
                 self.same_run(plan, schema)?;
                 Ok(Inbound::Join)
@@ -78,11 +85,10 @@ impl Gate {
                 self.same_run(d.plan, d.schema)?;
                 let (round, attempt) = (d.round, d.attempt);
                 let payload = d.update.to_payload(self.plan.wire().carrier);
-                let update = self.plan.admit(payload, d.weight).map_err(|error| Refusal::Update {
-                    round,
-                    attempt,
-                    error,
-                })?;
+                let update = self
+                    .plan
+                    .admit_scanned(payload, &scan, d.weight)
+                    .map_err(|error| Refusal::Update { round, attempt, error })?;
                 Ok(Inbound::Deliver(Delivered {
                     round,
                     attempt,

@@ -44,5 +44,5 @@ pub use policy::{Policy, PolicyError};
 pub use record::{Record, What};
 pub use refusal::{Code, Refusal};
 pub use status::ClientStatus;
-pub use vector::Vector;
+pub use vector::{Pool, Vector};
 pub use wire::{Frame, VERSION, WireError};

@@ -377,8 +377,9 @@ pub fn encode_down(m: &Down) -> Frame {
     seal(&h::Down { body: Some(header) }, body)
 }
 
-/// Reads a client's message. `update_bytes`: the length of an update under the run's schema and plan.
-pub fn decode_up(frame: &Frame, update_bytes: usize) -> Result<Up, WireError> {
+/// Reads a client's message. `update_bytes`: the length of an update under the run's schema and plan. `look` sees
+/// an update's bytes while they are being hashed (see [`Vector::verified`]); they count only if this returns `Ok`.
+pub fn decode_up(frame: &Frame, update_bytes: usize, look: impl FnMut(&[u8])) -> Result<Up, WireError> {
     let body = open::<h::Up>(frame, MAX_UP_HEADER)?.body.ok_or(WireError::Field { field: "message" })?;
     let expected = if matches!(body, h::UpBody::Deliver(_)) { update_bytes } else { 0 };
     body_length(frame, expected)?;
@@ -402,14 +403,15 @@ pub fn decode_up(frame: &Frame, update_bytes: usize) -> Result<Up, WireError> {
                 base: digest("base", &d.base)?,
                 weight: Weight::new(weight).map_err(|_| WireError::Weight { found: weight })?,
                 metrics: metrics(d.metrics)?,
-                update: vector(frame, digest("update", &d.update)?)?,
+                update: vector(frame, digest("update", &d.update)?, look)?,
             })
         }
     })
 }
 
-/// Reads a coordinator's message. `theta_bytes`: the length of the parameters under the run's schema.
-pub fn decode_down(frame: &Frame, theta_bytes: usize) -> Result<Down, WireError> {
+/// Reads a coordinator's message. `theta_bytes`: the length of the parameters under the run's schema. `known`:
+/// parameters verified before; where the message shares their memory they are not hashed again.
+pub fn decode_down(frame: &Frame, theta_bytes: usize, known: Option<&Vector>) -> Result<Down, WireError> {
     let body = open::<h::Down>(frame, MAX_DOWN_HEADER)?.body.ok_or(WireError::Field { field: "message" })?;
     let expected = if matches!(body, h::DownBody::Work(_)) { theta_bytes } else { 0 };
     body_length(frame, expected)?;
@@ -424,7 +426,10 @@ pub fn decode_down(frame: &Frame, theta_bytes: usize) -> Result<Down, WireError>
                 plan: digest("plan", &w.plan)?,
                 schema: digest("schema", &w.schema)?,
                 cohort: w.cohort.into_iter().map(ClientId).collect::<Arc<[_]>>(),
-                theta: vector(frame, digest("theta", &w.theta)?)?,
+                theta: match (known, digest("theta", &w.theta)?) {
+                    (Some(v), d) if v.digest() == d && v.shares(&frame.body) => v.clone(),
+                    (_, d) => vector(frame, d, |_| ())?,
+                },
             })
         }
         h::DownBody::Wait(w) => Down::Wait(wait(&w)?),
@@ -444,8 +449,8 @@ fn body_length(frame: &Frame, expected: usize) -> Result<(), WireError> {
     Err(WireError::Body { expected, found: frame.body.len() })
 }
 
-fn vector(frame: &Frame, digest: Digest) -> Result<Vector, WireError> {
-    Vector::verified(frame.body.clone(), digest).ok_or(WireError::Digest { what: "body" })
+fn vector(frame: &Frame, digest: Digest, look: impl FnMut(&[u8])) -> Result<Vector, WireError> {
+    Vector::verified(frame.body.clone(), digest, look).ok_or(WireError::Digest { what: "body" })
 }
 
 fn digest(field: &'static str, bytes: &Bytes) -> Result<Digest, WireError> {

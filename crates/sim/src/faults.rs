@@ -98,7 +98,7 @@ impl<'a> Faults<'a> {
 
     /// One exchange over `inner`, with whatever befalls it.
     pub fn strike(&self, inner: &mut dyn Wire, from: ClientId, frame: Frame) -> Result<Frame, LinkError> {
-        let on = match decode_up(&frame, self.update_bytes) {
+        let on = match decode_up(&frame, self.update_bytes, |_| ()) {
             Ok(Up::Join { .. }) => On::Join,
             Ok(Up::Deliver(_)) => On::Deliver,
             Ok(Up::Failed { .. }) => On::Failed,

@@ -5,6 +5,7 @@ use std::error::Error;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use antiphon_algo::vector::finite_reals;
 use antiphon_algo::{Checked, LocalWork, ServerCx, ServerStep, Slots, State, StepError, WorkError};
 use antiphon_core::{ClientId, Noise, Round};
 use antiphon_protocol::{
@@ -172,6 +173,13 @@ struct Peer {
     slots: Slots,
 }
 
+/// What one worker keeps from client to client.
+#[derive(Default)]
+struct Desk {
+    scratch: Scratch,
+    known: Option<Vector>,
+}
+
 /// What the workers share.
 struct Floor<'a> {
     config: &'a Config,
@@ -179,6 +187,8 @@ struct Floor<'a> {
     meter: &'a Meter,
     faults: Option<&'a Faults<'a>>,
     peers: BTreeMap<ClientId, Mutex<Peer>>,
+    /// One per worker.
+    desks: Vec<Mutex<Desk>>,
     observer: Mutex<&'a mut dyn Observer>,
     stop: &'a AtomicBool,
 }
@@ -221,6 +231,7 @@ impl Simulation<'_> {
             meter: &meter,
             faults: self.faults,
             peers: peers.collect(),
+            desks: (0..config.workers.max(1)).map(|_| Mutex::default()).collect(),
             observer: Mutex::new(observer),
             stop,
         };
@@ -324,7 +335,7 @@ impl<'a> Floor<'a> {
         for (&id, peer) in &self.peers {
             let mut peer = peer.lock().unwrap_or_else(PoisonError::into_inner);
             let nothing = &mut Fails(None);
-            match self.session(id, &mut peer, nothing, &mut Scratch::default()) {
+            match self.session(id, &mut peer, nothing, &mut Desk::default()) {
                 // unreachable clients are for the deadline to judge
                 Ok(_) | Err(ClientError::Unreachable { .. } | ClientError::Link(_)) => {}
                 Err(e) => return Err(e.into()),
@@ -338,7 +349,7 @@ impl<'a> Floor<'a> {
         id: ClientId,
         peer: &mut Peer,
         work: &mut dyn LocalWork,
-        scratch: &mut Scratch,
+        desk: &mut Desk,
     ) -> Result<Session, ClientError> {
         let mut direct = self.server;
         let mut faulty;
@@ -350,8 +361,8 @@ impl<'a> Floor<'a> {
             }
         };
         let theta_bytes = 4 * self.config.plan.schema().dim();
-        let mut link = Framed { id, wire, meter: self.meter, theta_bytes };
-        run_session(&mut peer.client, &mut link, work, &mut peer.slots, scratch)
+        let mut link = Framed { id, wire, meter: self.meter, theta_bytes, known: &mut desk.known };
+        run_session(&mut peer.client, &mut link, work, &mut peer.slots, &mut desk.scratch)
     }
 
     /// One round: workers claim clients until none is left.
@@ -359,11 +370,11 @@ impl<'a> Floor<'a> {
         let claimed = AtomicUsize::new(0);
         let done = AtomicUsize::new(0);
         let worker = |index: usize| {
-            let mut scratch = Scratch::default();
+            let mut desk = self.desks[index].lock().unwrap_or_else(PoisonError::into_inner);
             while !self.stop.load(Ordering::Relaxed)
                 && let Some(&client) = cohort.get(claimed.fetch_add(1, Ordering::Relaxed))
             {
-                let outcome = self.take_part(workforce, client, index, &mut scratch);
+                let outcome = self.take_part(workforce, client, index, &mut desk);
                 let mut observer = self.observer();
                 let done = done.fetch_add(1, Ordering::Relaxed) + 1;
                 let (outcome, cohort) = (&outcome, cohort.len());
@@ -379,18 +390,12 @@ impl<'a> Floor<'a> {
         });
     }
 
-    fn take_part(
-        &self,
-        workforce: &dyn Workforce,
-        id: ClientId,
-        worker: usize,
-        scratch: &mut Scratch,
-    ) -> Outcome {
+    fn take_part(&self, workforce: &dyn Workforce, id: ClientId, worker: usize, desk: &mut Desk) -> Outcome {
         let mut peer = self.peers[&id].lock().unwrap_or_else(PoisonError::into_inner);
         let mut work = workforce.hire(id, worker).unwrap_or_else(|e| Box::new(Fails(Some(e))));
         let mut restarts = self.config.restarts;
         loop {
-            match self.session(id, &mut peer, &mut *work, scratch) {
+            match self.session(id, &mut peer, &mut *work, desk) {
                 // after a restart the client joins anew before it polls
                 Ok(Session::Rest(Rest::Joined)) => {}
                 Ok(Session::Rest(Rest::Accepted { .. })) => return Outcome::Accepted,
@@ -422,8 +427,8 @@ impl<'a> Floor<'a> {
         };
         *c.slots = slots;
         let start = self.server.coordinator(|s| s.theta().clone());
-        c.step.step(c.theta, &delta)?;
-        if !c.theta.iter().fold(true, |ok, v| ok & v.is_finite()) {
+        c.step.step(c.theta, &delta, self.config.workers)?;
+        if finite_reals(c.theta).is_err() {
             return Err(SimError::Diverged { round });
         }
         let encoded = Vector::from_reals(c.theta);

@@ -6,6 +6,7 @@ use antiphon_core::ClientId;
 use antiphon_protocol::wire::{decode_down, encode_down, encode_up};
 use antiphon_protocol::{
     Closing, Coordinator, Down, Effect, Ending, Event, Frame, Gate, Link, LinkError, Log, LogError, Up,
+    Vector,
 };
 
 use crate::{Clock, Meter};
@@ -26,6 +27,9 @@ pub struct Framed<'a> {
     pub meter: &'a Meter,
     /// Length of the parameters in bytes.
     pub theta_bytes: usize,
+    /// The parameters that this client's worker read last. In one process a broadcast is one piece of memory,
+    /// which a worker hashes once a round and not once a client.
+    pub known: &'a mut Option<Vector>,
 }
 
 impl std::fmt::Debug for Framed<'_> {
@@ -39,7 +43,11 @@ impl Link for Framed<'_> {
         let frame = encode_up(&up);
         self.meter.up(&frame);
         let answer = self.wire.exchange(self.id, frame)?;
-        Ok(decode_down(&answer, self.theta_bytes)?)
+        let down = decode_down(&answer, self.theta_bytes, self.known.as_ref())?;
+        if let Down::Work(work) = &down {
+            *self.known = Some(work.theta.clone());
+        }
+        Ok(down)
     }
 }
 

@@ -15,6 +15,7 @@ use antiphon_core::{Payload, Weight};
 use serde::Deserialize;
 
 use crate::layer::real;
+use crate::vector::by_columns;
 use crate::{Carrier, ClientCx, Contract, Layer, LayerError, Mismatch, ServerCx, State};
 
 const ID: &str = "weight";
@@ -134,6 +135,7 @@ impl Layer for WeightedMean {
         if w != 1.0 {
             v.iter_mut().for_each(|c| *c *= w);
         }
+        v.reserve_exact(1);
         v.push(w);
         Ok(Payload::Real(v))
     }
@@ -155,7 +157,7 @@ impl Layer for WeightedMean {
         &self,
         y: Payload,
         _: &Contract,
-        _: &mut ServerCx<'_>,
+        cx: &mut ServerCx<'_>,
         _: &mut State,
     ) -> Result<Payload, LayerError> {
         let mut v = real(ID, y)?;
@@ -163,7 +165,7 @@ impl Layer for WeightedMean {
         if !(total.is_finite() && total > 0.0) {
             return Err(LayerError::TotalWeight { found: total });
         }
-        v.iter_mut().for_each(|c| *c /= total);
+        by_columns(cx.threads, &mut v, |_, part| part.iter_mut().for_each(|c| *c /= total));
         Ok(Payload::Real(v))
     }
 

@@ -17,13 +17,14 @@ use antiphon_core::registry::{self, Entry};
 use serde::Deserialize;
 
 use crate::layer::carrier_of;
+use crate::vector::{COLUMNS, by_columns};
 use crate::{Accumulator, Carrier, Contract, Mismatch, ReduceError, Reducer};
 
 /// Rows held before they are folded into f64: bounds the memory of a long round to that of `BATCH + 2` rows.
 pub const BATCH: usize = 16;
 
 /// Columns folded at a time: 16 KiB of partial sums.
-const BLOCK: usize = 2048;
+const BLOCK: usize = COLUMNS;
 
 /// Registry line for [`Sum`].
 pub const ENTRY: Entry<dyn Reducer> = Entry {
@@ -146,19 +147,7 @@ impl Accumulator for Reals {
             return Err(ReduceError::Empty);
         }
         let mut y = vec![0.0_f32; self.len];
-        // whole blocks, so that no thread shares a cache line with the next
-        let share = self.len.div_ceil(threads.max(1)).next_multiple_of(BLOCK);
-        let this = &*self;
-        std::thread::scope(|s| {
-            let mut parts = y.chunks_mut(share).enumerate();
-            let first = parts.next();
-            for (i, part) in parts {
-                s.spawn(move || this.columns(part, i * share));
-            }
-            if let Some((_, part)) = first {
-                this.columns(part, 0);
-            }
-        });
+        by_columns(threads, &mut y, |at, part| self.columns(part, at));
         Ok(Payload::Real(y))
     }
 }

@@ -7,6 +7,7 @@ use antiphon_core::registry::{self, Entry};
 use serde::Deserialize;
 
 use super::same_length;
+use crate::vector::by_columns;
 use crate::{ServerStep, State, StepError};
 
 const ID: &str = "fedavg";
@@ -36,9 +37,11 @@ impl ServerStep for FedAvg {
         ID.into()
     }
 
-    fn step(&mut self, theta: &mut [f32], delta: &[f32]) -> Result<(), StepError> {
+    fn step(&mut self, theta: &mut [f32], delta: &[f32], threads: usize) -> Result<(), StepError> {
         same_length(ID, "the aggregate", theta, delta)?;
-        theta.iter_mut().zip(delta).for_each(|(t, d)| *t -= d);
+        by_columns(threads, theta, |at, part| {
+            part.iter_mut().zip(&delta[at..]).for_each(|(t, d)| *t -= d);
+        });
         Ok(())
     }
 

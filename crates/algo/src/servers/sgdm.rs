@@ -16,6 +16,7 @@ use antiphon_core::registry::{self, ConfigError, Entry};
 use serde::Deserialize;
 
 use super::same_length;
+use crate::vector::by_columns;
 use crate::{ServerStep, State, StepError};
 
 const ID: &str = "sgdm";
@@ -68,16 +69,19 @@ impl ServerStep for Sgdm {
         format!("{ID} learning_rate={} momentum={}", self.learning_rate, self.momentum)
     }
 
-    fn step(&mut self, theta: &mut [f32], delta: &[f32]) -> Result<(), StepError> {
+    fn step(&mut self, theta: &mut [f32], delta: &[f32], threads: usize) -> Result<(), StepError> {
         same_length(ID, "the aggregate", theta, delta)?;
         if self.m.is_empty() {
             self.m = vec![0.0; theta.len()];
         }
         same_length(ID, "the momentum", theta, &self.m)?;
-        for ((t, m), d) in theta.iter_mut().zip(&mut self.m).zip(delta) {
-            *m = self.momentum * *m + d;
-            *t -= self.learning_rate * *m;
-        }
+        let momentum = self.momentum;
+        by_columns(threads, &mut self.m, |at, part| {
+            part.iter_mut().zip(&delta[at..]).for_each(|(m, d)| *m = momentum * *m + d);
+        });
+        by_columns(threads, theta, |at, part| {
+            part.iter_mut().zip(&self.m[at..]).for_each(|(t, m)| *t -= self.learning_rate * m);
+        });
         Ok(())
     }
 
