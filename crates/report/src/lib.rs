@@ -8,8 +8,10 @@
 pub mod doctor;
 pub mod format;
 pub mod record;
+pub mod results;
 pub mod spread;
 pub mod summary;
+pub mod terminal;
 
 pub use record::{ClientRecord, ClientStatus, Evaluation, Metrics, RoundRecord, Split, Traffic};
 pub use spread::UpdateSpread;

@@ -53,9 +53,8 @@ fn look(run: &Run<'_>) -> Option<Finding> {
             percent(((first.1 - best) / first.1).max(0.0))
         ),
     ];
-    if let Some(share) =
-        median(spreads.iter().filter_map(|s| (s.1.mean_norm > 0.0).then(|| s.1.norm_of_mean / s.1.mean_norm)))
-    {
+    let lengths = spreads.iter().map(|s| s.1).filter(|s| s.mean_norm > 0.0);
+    if let Some(share) = median(lengths.map(|s| s.norm_of_mean / s.mean_norm)) {
         evidence.push(format!("the mean update has {} of the length of a client's (median)", percent(share)));
     }
     if let Some(error) = median(run.rounds.iter().filter_map(|r| r.factor_error)) {

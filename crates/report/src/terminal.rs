@@ -1,0 +1,105 @@
+//! The end of a run in plain text: aligned, without colour, at most 80 columns unless names are long.
+
+use std::fmt::Write;
+
+use crate::doctor::{Finding, Severity};
+use crate::format;
+use crate::results::{Results, Who};
+use crate::summary::Summary;
+
+/// The table, the costs and the findings.
+#[must_use]
+pub fn summary(summary: &Summary, findings: &[Finding]) -> String {
+    let mut out = String::new();
+    if let Some(results) = Results::of(summary) {
+        out += &table(&results);
+        out.push('\n');
+    }
+    let t = summary.traffic;
+    let mut facts = vec![
+        ("rounds", rounds(summary)),
+        ("sent", format!("{} up, {} down", format::bytes(t.up as f64), format::bytes(t.down as f64))),
+        ("time", format::seconds(summary.wall_seconds)),
+    ];
+    if let Some(rss) = summary.peak_rss_bytes {
+        facts.push(("memory", format!("{} at its peak", format::bytes(rss as f64))));
+    }
+    for (name, value) in facts {
+        // writing to a String cannot fail
+        let _ = writeln!(out, "{name:<8}{value}");
+    }
+    out += &self::findings(findings);
+    out
+}
+
+fn rounds(summary: &Summary) -> String {
+    let run = &summary.run;
+    let stopped = if run.rounds_done < run.rounds {
+        format!(" of {}", format::count(run.rounds))
+    } else {
+        String::new()
+    };
+    format!(
+        "{}{stopped}, {} of {} in each",
+        format::count(run.rounds_done),
+        format::count(run.cohort),
+        format::counted(run.clients, "client")
+    )
+}
+
+/// What [`crate::doctor::examine`] found, in words; one line when it found nothing.
+#[must_use]
+pub fn findings(findings: &[Finding]) -> String {
+    if findings.is_empty() {
+        return "doctor  no failure signature found\n".to_owned();
+    }
+    let mut out = String::new();
+    for f in findings {
+        let severity = match f.severity {
+            Severity::Note => "note",
+            Severity::Warning => "warning",
+            Severity::Serious => "serious",
+        };
+        let _ = writeln!(out, "\n{severity}: {} [{}]", f.signature, f.id);
+        for e in &f.evidence {
+            let _ = writeln!(out, "  - {e}");
+        }
+        let _ = writeln!(out, "  try: {}", f.advice);
+    }
+    out
+}
+
+/// The headline table.
+#[must_use]
+pub fn table(results: &Results) -> String {
+    let cell = |value: Option<f64>, column: usize| {
+        value.map_or_else(|| "-".to_owned(), |v| (results.measures[column].text)(v))
+    };
+    let rows: Vec<(&str, Vec<String>)> = results
+        .rows
+        .iter()
+        .map(|r| (r.who.label(), r.values.iter().enumerate().map(|(i, v)| cell(*v, i)).collect()))
+        .collect();
+    let first = rows.iter().map(|r| r.0.len()).max().unwrap_or(0) + 2;
+    let widths: Vec<usize> = results
+        .measures
+        .iter()
+        .enumerate()
+        .map(|(i, m)| rows.iter().map(|r| r.1[i].chars().count()).max().unwrap_or(0).max(m.name.len()))
+        .collect();
+    let mut out = format!("  {:first$}", "");
+    for (m, w) in results.measures.iter().zip(&widths) {
+        let _ = write!(out, "  {:>w$}", m.name);
+    }
+    out.push('\n');
+    for (row, (label, cells)) in results.rows.iter().zip(&rows) {
+        let mark = if row.who == Who::Federated { '>' } else { ' ' };
+        let _ = write!(out, "{mark} {label:first$}");
+        for (c, w) in cells.iter().zip(&widths) {
+            let _ = write!(out, "  {c:>w$}");
+        }
+        out.push('\n');
+    }
+    let _ = writeln!(out, "  on {}", results.computed_on());
+    out
+}
