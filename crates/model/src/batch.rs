@@ -247,7 +247,6 @@ impl Batch {
 
     /// Adds `ids` at the end of a sequence whose first `past` positions lie in a cache, its keys from row `k_at` of the
     /// cache. No prompt is added: it is in the cache.
-    #[expect(dead_code, reason = "generation")]
     pub(crate) fn push_decode(&mut self, ids: &[u32], past: usize, k_at: usize) -> Result<(), BatchError> {
         let prompt = if past == 0 { self.limits.prompt } else { 0 };
         self.check(ids, past + prompt)?;

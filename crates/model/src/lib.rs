@@ -11,6 +11,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod config;
 pub mod gate;
+pub mod generate;
 pub mod names;
 pub mod net;
 pub mod spec;

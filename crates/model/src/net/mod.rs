@@ -157,6 +157,19 @@ impl<B: Backend> Net<B> {
         self.run(backend, params, batch, ws, train, None)
     }
 
+    /// [`Net::forward`] for sequences whose past lies in `cache`: row `r` of the batch goes to row `rows[r]` of it.
+    pub(crate) fn forward_cached(
+        &self,
+        backend: &B,
+        params: &B::Buf,
+        batch: &Batch,
+        ws: &mut Workspace<B>,
+        cache: &mut Cache<B>,
+        rows: &[u32],
+    ) -> Result<(), NetError> {
+        self.run(backend, params, batch, ws, None, Some((cache, rows)))
+    }
+
     fn run(
         &self,
         backend: &B,

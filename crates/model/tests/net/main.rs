@@ -1,9 +1,10 @@
 //! The whole network: gradients against finite differences, backends and layouts against each other, and golden
 //! files of transformers and peft.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 mod common;
+mod generation;
 mod golden;
 mod laws;
 mod shared;
