@@ -26,6 +26,7 @@ use crate::spec::Spec;
 use crate::wiring::Task;
 
 pub use error::CheckpointError;
+pub(crate) use shards::read_json;
 
 /// An open checkpoint.
 #[derive(Debug)]

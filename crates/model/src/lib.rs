@@ -16,6 +16,8 @@ pub mod names;
 pub mod net;
 pub mod spec;
 pub mod weights;
+pub mod template;
+pub mod tokenizer;
 pub mod wiring;
 pub mod workspace;
 
@@ -27,5 +29,7 @@ pub use names::{Part, Role, TensorInfo, module_path, tensor_name, tensors};
 pub use net::{Cache, DropoutSeed, Net, NetError};
 pub use spec::{Activation, Biases, Family, Norm, NormKind, Placement, Positions, Proj, RopeScaling, Spec};
 pub use weights::{TensorSource, Weights, WeightsError};
+pub use template::{ChatMessage, ChatTemplate};
+pub use tokenizer::Tokenizer;
 pub use wiring::{HeadWiring, LoraPair, Pooling, PromptWiring, Task, Wiring};
 pub use workspace::{Mode, Shape, Workspace, planned_bytes};
