@@ -25,7 +25,7 @@ fn ids_are_those_of_transformers_and_offsets_are_in_order() {
             assert_eq!(plain.ids, ids(&case["plain"]), "{name}: {text:?}");
             let special = tokenizer.encode(text, true).unwrap();
             assert_eq!(special.ids, ids(&case["special"]), "{name}: {text:?}");
-            // tokenizers 0.23, which transformers uses, sets spaces around special tokens
+            // one of these files gives its special ids two texts, and versions of the crate choose differently
             if plain.ids.iter().all(|&id| id > 2) {
                 let back = tokenizer.decode(&plain.ids, false).unwrap();
                 assert_eq!(back, case["back"].as_str().unwrap(), "{name}");
