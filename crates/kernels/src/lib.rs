@@ -8,6 +8,7 @@
 
 pub mod backend;
 mod check;
+pub mod counting;
 pub mod cpu;
 mod frozen;
 pub mod gemm;
