@@ -1,7 +1,10 @@
 //! One client's work in a round, on its own examples: the training crate's [`LocalWork`].
+//!
+//! The work is of a shared reference, so that whoever hires clients can lend them out without owning them; at most one
+//! round of a client is under way at a time.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use antiphon_algo::{Local, LocalWork, WorkError};
 use antiphon_core::{ClientId, Purpose, Round, Stream, Weight};
@@ -23,7 +26,7 @@ pub struct Client<B: Backend> {
     sequences: Arc<[Sequence]>,
     weight: Weight,
     /// State after the last round, and the one before it, from which that round would be repeated.
-    kept: [Option<Kept>; 2],
+    kept: Mutex<[Option<Kept>; 2]>,
 }
 
 /// Optimiser state and the round that left it.
@@ -48,7 +51,7 @@ impl<B: Backend> Client<B> {
         }
         let weight =
             Weight::new(examples as f64).map_err(|source| TuneError::Weight { client: id, source })?;
-        Ok(Self { tuning, id, sequences, weight, kept: [None, None] })
+        Ok(Self { tuning, id, sequences, weight, kept: Mutex::default() })
     }
 
     /// Who it is.
@@ -61,27 +64,34 @@ impl<B: Backend> Client<B> {
     /// where the recipe resets state.
     #[must_use]
     pub fn state(&self) -> Option<(Round, Vec<u8>)> {
-        let Kept { round, state } = self.kept[0].as_ref()?;
+        let kept = self.kept();
+        let Kept { round, state } = kept[0].as_ref()?;
         let digest = self.tuning.net().wiring().schema.digest();
         Some((*round, state.to_bytes(self.tuning.recipe().optimizer.id(), digest)))
     }
 
     /// Puts back what [`Client::state`] gave.
-    pub fn restore(&mut self, round: Round, bytes: &[u8]) -> Result<(), TuneError> {
+    pub fn restore(&self, round: Round, bytes: &[u8]) -> Result<(), TuneError> {
         let (optimizer, schema) = (&self.tuning.recipe().optimizer, &self.tuning.net().wiring().schema);
         let slots = optimizer.slots().len();
         let state = OptimizerState::from_bytes(bytes, optimizer.id(), schema.digest(), slots, schema.dim())?;
-        self.kept = [Some(Kept { round, state }), None];
+        *self.kept() = [Some(Kept { round, state }), None];
         Ok(())
     }
 
-    /// The state that `round` starts from: the last one left before it.
-    fn before(&self, round: Round) -> Option<&OptimizerState> {
-        self.kept.iter().flatten().find(|k| k.round < round).map(|k| &k.state)
+    fn kept(&self) -> MutexGuard<'_, [Option<Kept>; 2]> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep(&mut self, round: Round, state: OptimizerState) {
-        let [last, earlier] = &mut self.kept;
+    /// Puts the state that `round` starts from, the last one left before it, in the worker. Returns its step count.
+    fn load_state(&self, worker: &mut Worker<B>, round: Round) -> Result<u64, TuneError> {
+        let kept = self.kept();
+        let before = kept.iter().flatten().find(|k| k.round < round).map(|k| &k.state);
+        Ok(worker.vectors.set_state(self.tuning.backend(), before)?)
+    }
+
+    fn keep(&self, round: Round, state: OptimizerState) {
+        let [last, earlier] = &mut *self.kept();
         if last.as_ref().is_some_and(|k| k.round < round) {
             *earlier = last.take();
         }
@@ -99,7 +109,7 @@ impl<B: Backend> Client<B> {
         let tuning = &*self.tuning;
         let recipe = tuning.recipe();
         worker.load(tuning, start)?;
-        let mut number = worker.vectors.set_state(tuning.backend(), self.before(round))?;
+        let mut number = self.load_state(worker, round)?;
         let (n, batch) = (self.sequences.len(), recipe.batch_size());
         let steps = recipe.local_steps(n);
         let key = Stream::keyed(recipe.seed, Purpose::Dropout, Some(round), Some(self.id), "").key();
@@ -126,7 +136,7 @@ impl<B: Backend> Client<B> {
     }
 }
 
-impl<B: Backend> LocalWork for Client<B> {
+impl<B: Backend> LocalWork for &Client<B> {
     fn run(&mut self, start: &[f32], round: Round) -> Result<Local, WorkError> {
         let keep = self.tuning.recipe().train.optimizer_state == StatePolicy::Keep;
         let mut sums = Sums::default();
@@ -146,6 +156,12 @@ impl<B: Backend> LocalWork for Client<B> {
             self.keep(round, state);
         }
         Ok(Local { delta, weight: self.weight, metrics: sums.metrics() })
+    }
+}
+
+impl<B: Backend> LocalWork for Client<B> {
+    fn run(&mut self, start: &[f32], round: Round) -> Result<Local, WorkError> {
+        (&*self).run(start, round)
     }
 }
 

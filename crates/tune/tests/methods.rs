@@ -6,6 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use antiphon_core::registry;
+use antiphon_model::adapter::{self, About};
 use antiphon_model::{Task, Wiring};
 use antiphon_tune::method::{self, Export, METHODS, Method, Start};
 use common::{CLASSIFY, Checkpoint, bert, gpt2, llama};
@@ -215,18 +216,45 @@ fn what_does_not_fit_says_what_would() {
     );
 }
 
+/// Settings that the model crate accepts as describing the wiring, so real peft finds the same modules.
 #[test]
-fn an_adapter_names_modules_that_peft_finds_and_no_others() {
-    let targets = |spec, text: &str| match parse(text).export(&spec, Task::CausalLm).unwrap() {
-        Export::Lora(l) => l.target_modules,
-        other => panic!("{other:?}"),
-    };
-    let dense = "id = 'lora'\nlora_r = 2\nlora_alpha = 2\ntarget_modules = ['dense']";
-    // `dense` would also name the pooler, which has no pair here
-    assert_eq!(targets(bert(), dense).len(), 6);
-    assert!(targets(bert(), dense).contains(&"bert.encoder.layer.1.output.dense".to_owned()));
-    let q = "id = 'lora'\nlora_r = 2\nlora_alpha = 2\ntarget_modules = ['q_proj', 'v_proj']";
-    assert_eq!(targets(llama(), q), ["q_proj", "v_proj"]);
+fn every_adapter_can_be_written_and_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let about = |task| About { base_model: "base".into(), task, labels: Vec::new() };
+    let mut written = 0;
+    every(|id, method, model| {
+        let wiring = method.wire(&model.spec, model.task).unwrap();
+        let Export::Adapter(lora) = method.export(&model.spec, &wiring) else {
+            assert_eq!(id, "full");
+            return;
+        };
+        let start = Start { spec: &model.spec, base: model, tokenize: None, seed: 7 };
+        let theta = method.init(&wiring, &start).unwrap();
+        let about = about(model.task);
+        adapter::write(dir.path(), &model.spec, &wiring, &theta, &about, lora.as_ref()).unwrap();
+        let back = adapter::read(dir.path(), &model.spec).unwrap();
+        assert_eq!((&back.wiring.schema, &back.theta), (&wiring.schema, &theta), "{id}");
+    });
+    let narrow = [
+        (bert(), "['dense']"),
+        (bert(), "['query', 'layer.1.output.dense']"),
+        (gpt2(), "['c_proj']"),
+        (gpt2(), "'.*h\\.1\\..*c_(attn|fc)'"),
+        (llama(), "['q_proj', 'v_proj']\nlayers_to_transform = [0, 2]\nrank_pattern = { v_proj = 1 }"),
+        (llama(), "'all-linear'\nlayers_to_transform = [1]\nuse_rslora = true"),
+    ];
+    for (spec, targets) in narrow {
+        let text = format!("id = 'lora'\nlora_r = 2\nlora_alpha = 3\ntarget_modules = {targets}");
+        let method = parse(&text);
+        let wiring = method.wire(&spec, Task::CausalLm).unwrap();
+        let Export::Adapter(lora) = method.export(&spec, &wiring) else { panic!("{text}") };
+        let theta = vec![0.5; wiring.schema.dim()];
+        adapter::write(dir.path(), &spec, &wiring, &theta, &about(Task::CausalLm), lora.as_ref())
+            .unwrap_or_else(|e| panic!("{text}: {e}"));
+        assert_eq!(adapter::read(dir.path(), &spec).unwrap().wiring.schema, wiring.schema, "{text}");
+        written += 1;
+    }
+    assert_eq!(written, 6);
 }
 
 /// Law 1: an overlay starts as the identity. Compared with the model that has nothing attached.

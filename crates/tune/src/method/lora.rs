@@ -9,14 +9,14 @@ use std::collections::BTreeMap;
 
 use antiphon_core::registry::{self, ConfigError, Entry};
 use antiphon_core::{Purpose, Stream, nearest};
-use antiphon_kernels::Layout;
+use antiphon_model::adapter::{self, LoraSettings};
 use antiphon_model::names;
 use antiphon_model::{LoraPair, Pooling, Proj, Spec, Task, Wiring};
 use serde::{Deserialize, Serialize};
 
 use super::layout::Tensors;
 use super::target::{Matcher, Pattern, Targets};
-use super::{Export, LoraExport, Method, MethodError, Start, head};
+use super::{Export, Method, MethodError, Start, head};
 use crate::settings::{complete, expect};
 
 pub(super) const ENTRY: Entry<dyn Method> = Entry {
@@ -210,15 +210,14 @@ impl Method for Lora {
         Ok(theta)
     }
 
-    fn export(&self, spec: &Spec, _: Task) -> Result<Export, MethodError> {
-        let chosen: Vec<String> = self.targets(spec)?.into_iter().map(|s| s.path).collect();
+    fn export(&self, spec: &Spec, wiring: &Wiring) -> Export {
         let (target_modules, layers_to_transform) = match &self.target_modules {
-            Targets::Names(list) if finds_only(spec, list, &sites(spec)) => {
-                (list.clone(), self.layers_to_transform.clone())
+            Targets::Names(list) if finds_only(spec, list) => {
+                (adapter::Targets::Names(list.clone()), self.layers_to_transform.clone())
             }
-            _ => (chosen, None),
+            _ => (LoraSettings::derive(spec, wiring).target_modules, None),
         };
-        Ok(Export::Lora(LoraExport {
+        Export::Adapter(Some(LoraSettings {
             r: self.lora_r,
             lora_alpha: self.lora_alpha,
             lora_dropout: self.lora_dropout,
@@ -227,7 +226,6 @@ impl Method for Lora {
             rank_pattern: self.rank_pattern.clone().into_iter().collect(),
             alpha_pattern: self.alpha_pattern.clone().into_iter().collect(),
             layers_to_transform,
-            fan_in_fan_out: spec.layout == Layout::InOut,
         }))
     }
 
@@ -238,7 +236,8 @@ impl Method for Lora {
 
 /// Whether peft, looking through the whole transformers class, would find no module outside the blocks' maps under
 /// these names: `dense` also names BERT's pooler.
-fn finds_only(spec: &Spec, names: &[String], sites: &[Site]) -> bool {
+fn finds_only(spec: &Spec, names: &[String]) -> bool {
+    let sites = sites(spec);
     let every = Task::Classify { classes: 1, pooling: Pooling::Pooler };
     names::tensors(spec, every)
         .iter()

@@ -17,6 +17,7 @@ use std::error::Error;
 use std::fmt;
 
 use antiphon_core::{ConfigError, Entry, SchemaError, registry};
+use antiphon_model::adapter::LoraSettings;
 use antiphon_model::{Spec, Task, TensorSource, Wiring};
 
 /// Every method.
@@ -42,7 +43,7 @@ pub trait Method: fmt::Debug + Send + Sync {
     /// First values of everything in `wiring`, flat, in schema order.
     fn init(&self, wiring: &Wiring, start: &Start<'_>) -> Result<Vec<f32>, MethodError>;
     /// Which files of peft or transformers hold what this method trains.
-    fn export(&self, spec: &Spec, task: Task) -> Result<Export, MethodError>;
+    fn export(&self, spec: &Spec, wiring: &Wiring) -> Export;
     /// The complete table that builds this method, defaults written out.
     fn settings(&self) -> Result<toml::Table, toml::ser::Error>;
 }
@@ -88,36 +89,8 @@ fn read(base: &dyn TensorSource, name: &str, at: usize, out: &mut [f32]) -> Resu
 pub enum Export {
     /// Checkpoint tensors themselves: `config.json` and `model.safetensors`.
     Checkpoint,
-    /// A peft adapter of type `LORA`.
-    Lora(LoraExport),
-    /// A peft adapter of type `PROMPT_TUNING`.
-    Prompt {
-        /// Virtual tokens.
-        tokens: usize,
-    },
-}
-
-/// Fields of peft's `LoraConfig`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LoraExport {
-    /// Rank.
-    pub r: usize,
-    /// Numerator of the scale.
-    pub lora_alpha: f64,
-    /// Dropout on the low-rank path.
-    pub lora_dropout: f64,
-    /// Whether the scale is `alpha / sqrt r`.
-    pub use_rslora: bool,
-    /// Names by which real peft finds exactly the modules that were trained.
-    pub target_modules: Vec<String>,
-    /// Ranks that differ.
-    pub rank_pattern: Vec<(String, usize)>,
-    /// Alphas that differ.
-    pub alpha_pattern: Vec<(String, f64)>,
-    /// Layers with an adapter; `None` is all.
-    pub layers_to_transform: Option<Vec<usize>>,
-    /// Whether the frozen weights are stored `[d_in, d_out]` (GPT-2).
-    pub fan_in_fan_out: bool,
+    /// A peft adapter; with the settings of its `LoraConfig`, if it is one of low-rank pairs.
+    Adapter(Option<LoraSettings>),
 }
 
 /// A method that does not fit a model.

@@ -151,8 +151,8 @@ impl Method for Prompt {
         Ok(theta)
     }
 
-    fn export(&self, _: &Spec, _: Task) -> Result<Export, MethodError> {
-        Ok(Export::Prompt { tokens: self.num_virtual_tokens })
+    fn export(&self, _: &Spec, _: &Wiring) -> Export {
+        Export::Adapter(None)
     }
 
     fn settings(&self) -> Result<toml::Table, toml::ser::Error> {
