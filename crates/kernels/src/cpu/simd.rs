@@ -30,16 +30,15 @@ pub(super) trait Simd: Copy {
     /// The numbers of an array.
     fn load(self, x: &[f32; LANES]) -> Self::F;
 
+    /// The numbers of a slice of fewer than sixteen, and `fill` behind them.
+    fn load_part(self, x: &[f32], fill: f32) -> Self::F;
+
     /// Sixteen numbers of `x` from `at`, with `fill` for those past its end.
     #[inline(always)]
     fn read_or(self, x: &[f32], at: usize, fill: f32) -> Self::F {
         match x[at..].first_chunk() {
             Some(full) => self.load(full),
-            None => {
-                let mut all = [fill; LANES];
-                all[..x.len() - at].copy_from_slice(&x[at..]);
-                self.load(&all)
-            }
+            None => self.load_part(&x[at..], fill),
         }
     }
 
@@ -79,15 +78,15 @@ pub(super) trait Lanes:
     /// The bits moved up by 23 places: an integer becomes an exponent.
     fn shift_to_exponent(self) -> Self;
 
+    /// Writes the first numbers into a slice of fewer than sixteen.
+    fn store_part(self, to: &mut [f32]);
+
     /// Writes the numbers to `y` from `at`, but for those past its end.
     #[inline(always)]
     fn write(self, y: &mut [f32], at: usize) {
         match y[at..].first_chunk_mut() {
             Some(full) => self.store(full),
-            None => {
-                let rest = y.len() - at;
-                y[at..].copy_from_slice(&self.array()[..rest]);
-            }
+            None => self.store_part(&mut y[at..]),
         }
     }
 

@@ -22,6 +22,22 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
     kernel.run(Avx2(()))
 }
 
+/// Masks of the first `count < 16` lanes, as sign bits.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn first(count: usize) -> [__m256i; 2] {
+    debug_assert!(count < LANES);
+    let count = (count % LANES) as i32;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let below = _mm256_cmpgt_epi32(_mm256_set1_epi32(count), index);
+        [below, _mm256_cmpgt_epi32(_mm256_set1_epi32(count - 8), index)]
+    }
+}
+
 impl Simd for Avx2 {
     type F = F;
     #[inline(always)]
@@ -34,6 +50,19 @@ impl Simd for Avx2 {
     fn load(self, x: &[f32; LANES]) -> F {
         // SAFETY: `self` proves the instruction set; the array has twice eight elements.
         unsafe { F(_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))) }
+    }
+    #[inline(always)]
+    fn load_part(self, x: &[f32], fill: f32) -> F {
+        // SAFETY: `self` proves the instruction set; the masks end with the slice.
+        unsafe {
+            let [low, high] = first(x.len());
+            let fill = _mm256_set1_ps(fill);
+            let (a, b) = (x.as_ptr(), x.as_ptr().wrapping_add(8));
+            F(
+                _mm256_blendv_ps(fill, _mm256_maskload_ps(a, low), _mm256_castsi256_ps(low)),
+                _mm256_blendv_ps(fill, _mm256_maskload_ps(b, high), _mm256_castsi256_ps(high)),
+            )
+        }
     }
 }
 
@@ -73,6 +102,15 @@ impl Lanes for F {
         unsafe {
             _mm256_storeu_ps(to.as_mut_ptr(), self.0);
             _mm256_storeu_ps(to.as_mut_ptr().add(8), self.1);
+        }
+    }
+    #[inline(always)]
+    fn store_part(self, to: &mut [f32]) {
+        // SAFETY: `self` exists; the masks end with the slice.
+        unsafe {
+            let [low, high] = first(to.len());
+            _mm256_maskstore_ps(to.as_mut_ptr(), low, self.0);
+            _mm256_maskstore_ps(to.as_mut_ptr().wrapping_add(8), high, self.1);
         }
     }
     #[inline(always)]

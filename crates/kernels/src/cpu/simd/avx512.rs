@@ -22,6 +22,13 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
     kernel.run(Avx512(()))
 }
 
+/// A mask of the first `count < 16` lanes.
+#[inline(always)]
+fn first(count: usize) -> u16 {
+    debug_assert!(count < LANES);
+    !(u16::MAX << (count % LANES))
+}
+
 impl Simd for Avx512 {
     type F = F;
     #[inline(always)]
@@ -33,6 +40,11 @@ impl Simd for Avx512 {
     fn load(self, x: &[f32; LANES]) -> F {
         // SAFETY: `self` proves the instruction set; the array has sixteen elements.
         F(unsafe { _mm512_loadu_ps(x.as_ptr()) })
+    }
+    #[inline(always)]
+    fn load_part(self, x: &[f32], fill: f32) -> F {
+        // SAFETY: `self` proves the instruction set; the mask ends with the slice.
+        F(unsafe { _mm512_mask_loadu_ps(_mm512_set1_ps(fill), first(x.len()), x.as_ptr()) })
     }
 }
 
@@ -70,6 +82,11 @@ impl Lanes for F {
     fn store(self, to: &mut [f32; LANES]) {
         // SAFETY: `self` exists; the array has sixteen elements.
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), self.0) }
+    }
+    #[inline(always)]
+    fn store_part(self, to: &mut [f32]) {
+        // SAFETY: `self` exists; the mask ends with the slice.
+        unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), first(to.len()), self.0) }
     }
     #[inline(always)]
     fn mul_add(self, a: F, b: F) -> F {

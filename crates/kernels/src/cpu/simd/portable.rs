@@ -24,6 +24,12 @@ impl Simd for Portable {
     fn load(self, x: &[f32; LANES]) -> F {
         F(*x)
     }
+    #[inline(always)]
+    fn load_part(self, x: &[f32], fill: f32) -> F {
+        let mut all = [fill; LANES];
+        all[..x.len()].copy_from_slice(x);
+        F(all)
+    }
 }
 
 macro_rules! operator {
@@ -54,6 +60,10 @@ impl Lanes for F {
     #[inline(always)]
     fn store(self, to: &mut [f32; LANES]) {
         *to = self.0;
+    }
+    #[inline(always)]
+    fn store_part(self, to: &mut [f32]) {
+        to.copy_from_slice(&self.0[..to.len()]);
     }
     #[inline(always)]
     fn mul_add(self, a: F, b: F) -> F {
