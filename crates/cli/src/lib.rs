@@ -5,6 +5,7 @@
 pub mod args;
 pub mod catalogue;
 mod commands;
+mod machine;
 pub mod error;
 mod progress;
 pub mod runfile;
