@@ -16,12 +16,14 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod blocked;
 mod buffer;
 pub(crate) mod direct;
 mod drive;
 mod element;
 mod isa;
 mod kernel;
+mod narrow;
 mod peak;
 mod portable;
 

@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::element::{Element, Kind};
-use super::kernel::{A_WIDTH, Kernel, Panel, Tile};
+use super::kernel::{A_WIDTH, Columns, Kernel, Panel, Rows, Tile};
 use super::portable;
 
 /// See [`super::Isa::Avx2`].
@@ -20,18 +20,21 @@ impl Kernel for Avx2 {
     const NR: usize = 16;
     const LANES: usize = 8;
 
-    unsafe fn tile(t: &Tile) {
-        let whole = t.cols.is_multiple_of(8);
+    const THIN: usize = 0;
+
+    unsafe fn tile(t: &Tile, b: &Rows) {
+        let packed = t.a_row == 1 && t.a_k == A_WIDTH;
+        let masked = !b.padded && !t.cols.is_multiple_of(8);
         macro_rules! dispatch {
             ($($rows:literal)*) => {
-                match (t.rows, t.cols.div_ceil(8), whole, t.a_row == 1 && t.a_k == A_WIDTH) {
+                match (t.rows, t.cols.div_ceil(8), packed, masked) {
                     $(
-                        ($rows, 1, true, true) => tile::<$rows, 1, true, true>(t),
-                        ($rows, 2, true, true) => tile::<$rows, 2, true, true>(t),
-                        ($rows, 1, true, false) => tile::<$rows, 1, true, false>(t),
-                        ($rows, 2, true, false) => tile::<$rows, 2, true, false>(t),
-                        ($rows, 1, false, _) => tile::<$rows, 1, false, false>(t),
-                        ($rows, 2, false, _) => tile::<$rows, 2, false, false>(t),
+                        ($rows, 1, true, false) => tile::<$rows, 1, true, false>(t, b),
+                        ($rows, 2, true, false) => tile::<$rows, 2, true, false>(t, b),
+                        ($rows, 1, false, false) => tile::<$rows, 1, false, false>(t, b),
+                        ($rows, 2, false, false) => tile::<$rows, 2, false, false>(t, b),
+                        ($rows, 1, _, true) => tile::<$rows, 1, false, true>(t, b),
+                        ($rows, 2, _, true) => tile::<$rows, 2, false, true>(t, b),
                     )*
                     (rows, vectors, ..) => unreachable!("a tile of {rows} rows and {vectors} vectors"),
                 }
@@ -39,6 +42,10 @@ impl Kernel for Avx2 {
         }
         // SAFETY: the caller's promise.
         unsafe { dispatch!(1 2 3 4 5 6) }
+    }
+
+    unsafe fn thin<E: Element>(_: &Tile, _: &Columns) {
+        unreachable!("no rows are few enough");
     }
 
     unsafe fn pack<E: Element>(panel: &Panel) {
@@ -61,29 +68,28 @@ fn last_mask(cols: usize) -> __m256i {
 }
 
 /// # Safety
-/// As [`Kernel::tile`], with `rows == R`, `cols` in the last of `V` vectors and at its end if `WHOLE`, and `A` packed if
-/// `PACKED`.
+/// As [`Kernel::tile`], with `rows == R`, `cols` in the last of `V` vectors, `A` packed if `PACKED`, and whole vectors of
+/// `B` readable unless `MASKED`.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile<const R: usize, const V: usize, const WHOLE: bool, const PACKED: bool>(t: &Tile) {
+unsafe fn tile<const R: usize, const V: usize, const PACKED: bool, const MASKED: bool>(t: &Tile, b: &Rows) {
     // SAFETY: the caller's promise covers every element of the tile, and the masks end the last vector at `cols`.
     // Prefetches may point anywhere.
     unsafe {
         let mask = last_mask(t.cols);
-        let load = |at: *const f32, j: usize| match WHOLE || j < V - 1 {
-            true => _mm256_loadu_ps(at.add(8 * j)),
-            false => _mm256_maskload_ps(at.add(8 * j), mask),
-        };
         let (a_row, a_k) = if PACKED { (1, A_WIDTH) } else { (t.a_row, t.a_k) };
-        let (mut a, mut b) = (t.a, t.b);
+        let (mut a, mut at) = (t.a, b.at);
         for i in 0..R {
             _mm_prefetch::<_MM_HINT_T0>(t.c.wrapping_add(i * t.c_row).cast());
         }
         let mut sums = [[_mm256_setzero_ps(); V]; R];
         for _ in 0..t.k {
-            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * t.b_k).cast());
+            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD * b.step).cast());
             let mut row = [_mm256_setzero_ps(); V];
             for j in 0..V {
-                row[j] = load(b, j);
+                row[j] = match MASKED && j == V - 1 {
+                    true => _mm256_maskload_ps(at.add(8 * j), mask),
+                    false => _mm256_loadu_ps(at.add(8 * j)),
+                };
             }
             for i in 0..R {
                 let x = _mm256_set1_ps(a.add(i * a_row).read_unaligned());
@@ -92,19 +98,25 @@ unsafe fn tile<const R: usize, const V: usize, const WHOLE: bool, const PACKED: 
                 }
             }
             a = a.wrapping_add(a_k);
-            b = b.wrapping_add(t.b_k);
+            at = at.wrapping_add(b.step);
         }
         let alpha = _mm256_set1_ps(t.alpha);
+        let whole = t.cols.is_multiple_of(8);
         for i in 0..R {
             for j in 0..V {
-                let y = match t.from.is_null() {
-                    true => _mm256_mul_ps(alpha, sums[i][j]),
-                    false => _mm256_fmadd_ps(alpha, sums[i][j], load(t.from.add(i * t.from_row), j)),
-                };
-                let c = t.c.add(i * t.c_row + 8 * j);
-                match WHOLE || j < V - 1 {
-                    true => _mm256_storeu_ps(c, y),
-                    false => _mm256_maskstore_ps(c, mask, y),
+                let (from, c) = (t.from.wrapping_add(i * t.from_row + 8 * j), t.c.add(i * t.c_row + 8 * j));
+                if whole || j < V - 1 {
+                    let y = match t.from.is_null() {
+                        true => _mm256_mul_ps(alpha, sums[i][j]),
+                        false => _mm256_fmadd_ps(alpha, sums[i][j], _mm256_loadu_ps(from)),
+                    };
+                    _mm256_storeu_ps(c, y);
+                } else {
+                    let y = match t.from.is_null() {
+                        true => _mm256_mul_ps(alpha, sums[i][j]),
+                        false => _mm256_fmadd_ps(alpha, sums[i][j], _mm256_maskload_ps(from, mask)),
+                    };
+                    _mm256_maskstore_ps(c, mask, y);
                 }
             }
         }

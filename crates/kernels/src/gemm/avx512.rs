@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 
 use super::avx2::{self, Avx2};
 use super::element::{Element, Kind};
-use super::kernel::{A_WIDTH, Kernel, Panel, Tile};
+use super::kernel::{A_WIDTH, Columns, Kernel, Panel, Rows, Tile};
 use super::portable;
 
 /// See [`super::Isa::Avx512`].
@@ -18,26 +18,35 @@ pub(super) struct Avx512;
 
 /// How far ahead of its use a packed row of `B` is asked for, in rows.
 const AHEAD: usize = 8;
+/// Steps between the fetches of two rows of `C`.
+const FETCH_STEPS: usize = 8;
 
 impl Kernel for Avx512 {
     const MR: usize = 8;
     const NR: usize = 48;
     const LANES: usize = 16;
+    const THIN: usize = 8;
 
-    unsafe fn tile(t: &Tile) {
+    unsafe fn tile(t: &Tile, b: &Rows) {
         let mask = u16::MAX >> (t.cols.next_multiple_of(16) - t.cols);
+        // A masked load costs a slot of the multiply-add units, so it is kept to where it is needed.
+        let packed = t.a_row == 1 && t.a_k == A_WIDTH;
+        let masked = mask != u16::MAX && !b.padded;
         macro_rules! dispatch {
             ($($rows:literal)*) => {
-                match (t.rows, t.cols.div_ceil(16), t.a_row == 1 && t.a_k == A_WIDTH) {
+                match (t.rows, t.cols.div_ceil(16), packed, masked) {
                     $(
-                        ($rows, 1, true) => tile::<$rows, 1, true>(t, mask),
-                        ($rows, 2, true) => tile::<$rows, 2, true>(t, mask),
-                        ($rows, 3, true) => tile::<$rows, 3, true>(t, mask),
-                        ($rows, 1, false) => tile::<$rows, 1, false>(t, mask),
-                        ($rows, 2, false) => tile::<$rows, 2, false>(t, mask),
-                        ($rows, 3, false) => tile::<$rows, 3, false>(t, mask),
+                        ($rows, 1, true, false) => tile::<$rows, 1, true, false>(t, b, mask),
+                        ($rows, 2, true, false) => tile::<$rows, 2, true, false>(t, b, mask),
+                        ($rows, 3, true, false) => tile::<$rows, 3, true, false>(t, b, mask),
+                        ($rows, 1, false, false) => tile::<$rows, 1, false, false>(t, b, mask),
+                        ($rows, 2, false, false) => tile::<$rows, 2, false, false>(t, b, mask),
+                        ($rows, 3, false, false) => tile::<$rows, 3, false, false>(t, b, mask),
+                        ($rows, 1, _, true) => tile::<$rows, 1, false, true>(t, b, mask),
+                        ($rows, 2, _, true) => tile::<$rows, 2, false, true>(t, b, mask),
+                        ($rows, 3, _, true) => tile::<$rows, 3, false, true>(t, b, mask),
                     )*
-                    (rows, vectors, _) => unreachable!("a tile of {rows} rows and {vectors} vectors"),
+                    (rows, vectors, ..) => unreachable!("a tile of {rows} rows and {vectors} vectors"),
                 }
             };
         }
@@ -45,12 +54,29 @@ impl Kernel for Avx512 {
         unsafe { dispatch!(1 2 3 4 5 6 7 8) }
     }
 
+    unsafe fn thin<E: Element>(t: &Tile, b: &Columns) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match t.rows {
+                1 => thin::<E, 1>(t, b),
+                2 => thin::<E, 2>(t, b),
+                3 => thin::<E, 3>(t, b),
+                4 => thin::<E, 4>(t, b),
+                5 => thin::<E, 5>(t, b),
+                6 => thin::<E, 6>(t, b),
+                7 => thin::<E, 7>(t, b),
+                8 => thin::<E, 8>(t, b),
+                rows => unreachable!("{rows} rows are not few"),
+            }
+        }
+    }
+
     unsafe fn pack<E: Element>(panel: &Panel) {
         // SAFETY: the caller's promise.
         unsafe {
             match panel {
                 Panel { step: 1, width: A_WIDTH, .. } => Avx2::pack::<E>(panel),
-                Panel { step: 1, .. } => avx2::by_lanes::<E, 16>(panel, transpose::<E>),
+                Panel { step: 1, .. } => avx2::by_lanes::<E, 16>(panel, transpose_to::<E>),
                 Panel { lane: 1, .. } => copy::<E>(panel),
                 _ => portable::pack::<E>(panel),
             }
@@ -59,35 +85,53 @@ impl Kernel for Avx512 {
 }
 
 /// # Safety
-/// As [`Kernel::tile`], with `rows == R`, `cols` in the last of `V` vectors, and `A` packed if `PACKED`.
+/// As [`Kernel::tile`], with `rows == R`, `cols` in the last of `V` vectors, `A` packed if `PACKED`, and whole vectors of
+/// `B` readable unless `MASKED`.
 #[target_feature(enable = "avx512f")]
-unsafe fn tile<const R: usize, const V: usize, const PACKED: bool>(t: &Tile, mask: u16) {
+unsafe fn tile<const R: usize, const V: usize, const PACKED: bool, const MASKED: bool>(
+    t: &Tile,
+    b: &Rows,
+    mask: u16,
+) {
     // SAFETY: the caller's promise covers every element of the tile, and the masks end the last vector at `cols`.
     // Prefetches may point anywhere.
     unsafe {
         let lanes = |j: usize| if j == V - 1 { mask } else { u16::MAX };
         let (a_row, a_k) = if PACKED { (1, A_WIDTH) } else { (t.a_row, t.a_k) };
-        let (mut a, mut b) = (t.a, t.b);
+        let (mut a, mut at) = (t.a, b.at);
+        let mut sums = [[_mm512_setzero_ps(); V]; R];
+        // A macro, because a closure would keep the sums in memory.
+        macro_rules! run {
+            ($steps:expr) => {
+                for _ in 0..$steps {
+                    let mut row = [_mm512_setzero_ps(); V];
+                    for j in 0..V {
+                        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD * b.step + 16 * j).cast());
+                        row[j] = match MASKED {
+                            true => _mm512_maskz_loadu_ps(lanes(j), at.add(16 * j)),
+                            false => _mm512_loadu_ps(at.add(16 * j)),
+                        };
+                    }
+                    for i in 0..R {
+                        let x = _mm512_set1_ps(a.add(i * a_row).read_unaligned());
+                        for j in 0..V {
+                            sums[i][j] = _mm512_fmadd_ps(x, row[j], sums[i][j]);
+                        }
+                    }
+                    a = a.wrapping_add(a_k);
+                    at = at.wrapping_add(b.step);
+                }
+            };
+        }
+        // Fetches are spread over the last steps: all at once they would hold up the loads of B, and much earlier B would
+        // have driven the rows of C out of the first-level cache again.
+        let between = (t.k / R).min(FETCH_STEPS);
+        run!(t.k - R * between);
         for i in 0..R {
             for j in 0..V {
                 _mm_prefetch::<_MM_HINT_T0>(t.c.wrapping_add(i * t.c_row + 16 * j).cast());
             }
-        }
-        let mut sums = [[_mm512_setzero_ps(); V]; R];
-        for _ in 0..t.k {
-            let mut row = [_mm512_setzero_ps(); V];
-            for j in 0..V {
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * t.b_k + 16 * j).cast());
-                row[j] = _mm512_maskz_loadu_ps(lanes(j), b.add(16 * j));
-            }
-            for i in 0..R {
-                let x = _mm512_set1_ps(a.add(i * a_row).read_unaligned());
-                for j in 0..V {
-                    sums[i][j] = _mm512_fmadd_ps(x, row[j], sums[i][j]);
-                }
-            }
-            a = a.wrapping_add(a_k);
-            b = b.wrapping_add(t.b_k);
+            run!(between);
         }
         let alpha = _mm512_set1_ps(t.alpha);
         for i in 0..R {
@@ -104,50 +148,158 @@ unsafe fn tile<const R: usize, const V: usize, const PACKED: bool>(t: &Tile, mas
     }
 }
 
-/// Transposes 16 lanes of 16 words (a word is one binary32 or two halves) to `16 · 4 / SIZE` rows of 16 lanes.
+/// Four words (a word is one binary32 or two halves) of each of 16 lanes, transposed: vector `w` holds word `w` of every
+/// lane. `at(i)` is where lane `i` has its words.
+///
+/// # Safety
+/// The processor has AVX-512 F; 16 bytes are readable at each lane.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn transpose(at: impl Fn(usize) -> *const u8) -> [__m512; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Lanes i, i+4, i+8, i+12 side by side: inserting from memory spares the shuffles across quarters.
+        let load = |i: usize| {
+            let quarter = |lane: usize| _mm_loadu_ps(at(lane).cast());
+            let v = _mm512_castps128_ps512(quarter(i));
+            let v = _mm512_insertf32x4::<1>(v, quarter(i + 4));
+            let v = _mm512_insertf32x4::<2>(v, quarter(i + 8));
+            _mm512_insertf32x4::<3>(v, quarter(i + 12))
+        };
+        let (v0, v1, v2, v3) = (load(0), load(1), load(2), load(3));
+        let (lo01, hi01) = (_mm512_unpacklo_ps(v0, v1), _mm512_unpackhi_ps(v0, v1));
+        let (lo23, hi23) = (_mm512_unpacklo_ps(v2, v3), _mm512_unpackhi_ps(v2, v3));
+        [
+            _mm512_shuffle_ps::<0b01_00_01_00>(lo01, lo23),
+            _mm512_shuffle_ps::<0b11_10_11_10>(lo01, lo23),
+            _mm512_shuffle_ps::<0b01_00_01_00>(hi01, hi23),
+            _mm512_shuffle_ps::<0b11_10_11_10>(hi01, hi23),
+        ]
+    }
+}
+
+/// The first element of each word, and the second where a word has two.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn widen<E: Element>(word: __m512) -> [__m512; 2] {
+    let bits = _mm512_castps_si512(word);
+    match E::KIND {
+        Kind::F32 => [word, word],
+        Kind::Bf16 => {
+            let high = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
+            let (first, second) = (_mm512_slli_epi32::<16>(bits), _mm512_and_si512(bits, high));
+            [_mm512_castsi512_ps(first), _mm512_castsi512_ps(second)]
+        }
+        Kind::F16 => {
+            let (first, second) =
+                (_mm512_cvtepi32_epi16(bits), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(bits)));
+            [_mm512_cvtph_ps(first), _mm512_cvtph_ps(second)]
+        }
+    }
+}
+
+/// Transposes 64 bytes of each of 16 lanes to `64 / SIZE` rows.
 ///
 /// # Safety
 /// The processor has AVX-512 F; 64 bytes at each lane are readable, the rows at `dst` writable.
 #[target_feature(enable = "avx512f")]
-unsafe fn transpose<E: Element>(lanes: &[*const u8; 16], dst: *mut f32, width: usize) {
+unsafe fn transpose_to<E: Element>(lanes: &[*const u8; 16], mut dst: *mut f32, width: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         for quad in 0..4 {
-            // Four words of lanes i, i+4, i+8, i+12: inserting from memory spares the shuffles across quarters.
-            let load = |i: usize| {
-                let at = |lane: usize| _mm_loadu_ps(lanes[lane].add(16 * quad).cast());
-                let v = _mm512_castps128_ps512(at(i));
-                let v = _mm512_insertf32x4::<1>(v, at(i + 4));
-                let v = _mm512_insertf32x4::<2>(v, at(i + 8));
-                _mm512_insertf32x4::<3>(v, at(i + 12))
-            };
-            let (v0, v1, v2, v3) = (load(0), load(1), load(2), load(3));
-            let (lo01, hi01) = (_mm512_unpacklo_ps(v0, v1), _mm512_unpackhi_ps(v0, v1));
-            let (lo23, hi23) = (_mm512_unpacklo_ps(v2, v3), _mm512_unpackhi_ps(v2, v3));
-            let words = [
-                _mm512_shuffle_ps::<0b01_00_01_00>(lo01, lo23),
-                _mm512_shuffle_ps::<0b11_10_11_10>(lo01, lo23),
-                _mm512_shuffle_ps::<0b01_00_01_00>(hi01, hi23),
-                _mm512_shuffle_ps::<0b11_10_11_10>(hi01, hi23),
-            ];
-            for (i, word) in words.into_iter().enumerate() {
-                let bits = _mm512_castps_si512(word);
-                let at = |row: usize| dst.add(row * width);
-                match E::KIND {
-                    Kind::F32 => _mm512_storeu_ps(at(4 * quad + i), word),
-                    Kind::Bf16 => {
-                        let row = 2 * (4 * quad + i);
-                        _mm512_storeu_si512(at(row).cast(), _mm512_slli_epi32::<16>(bits));
-                        let high = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
-                        _mm512_storeu_si512(at(row + 1).cast(), _mm512_and_si512(bits, high));
+            for word in transpose(|lane| lanes[lane].wrapping_add(16 * quad)) {
+                for row in widen::<E>(word).into_iter().take(4 / E::SIZE) {
+                    _mm512_storeu_ps(dst, row);
+                    dst = dst.wrapping_add(width);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`Kernel::thin`], with `rows == R`.
+#[target_feature(enable = "avx512f")]
+unsafe fn thin<E: Element, const R: usize>(t: &Tile, b: &Columns) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let pairs = t.cols / 32 * 32;
+        for j in (0..pairs).step_by(32) {
+            thin_columns::<E, R, 2>(t, b, j);
+        }
+        for j in (pairs..t.cols).step_by(16) {
+            thin_columns::<E, R, 1>(t, b, j);
+        }
+    }
+}
+
+/// How far ahead of its use a column of `B` is asked for, in bytes.
+const THIN_AHEAD: usize = 256;
+
+/// Columns `j .. j + 16 V` of a thin product.
+///
+/// # Safety
+/// As [`Kernel::thin`], with `rows == R`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn thin_columns<E: Element, const R: usize, const V: usize>(t: &Tile, b: &Columns, j: usize) {
+    // SAFETY: the caller's promise covers 16 V whole columns of `k` elements. Prefetches may point anywhere.
+    unsafe {
+        let lane = b.lane * E::SIZE;
+        let mut at = b.at.wrapping_add(j * lane);
+        let mut a = t.a;
+        let mut sums = [[_mm512_setzero_ps(); V]; R];
+        let steps = 64 / E::SIZE;
+        for _ in 0..t.k / steps {
+            for quad in 0..4 {
+                for v in 0..V {
+                    // four pointers a vector and two strides, all in registers
+                    let rows: [_; 4] =
+                        std::array::from_fn(|q| at.wrapping_add((16 * v + 4 * q) * lane + 16 * quad));
+                    for q in 0..4 {
+                        _mm_prefetch::<_MM_HINT_T0>(
+                            rows[q].wrapping_add(quad * lane + THIN_AHEAD - 16 * quad).cast(),
+                        );
                     }
-                    Kind::F16 => {
-                        let row = 2 * (4 * quad + i);
-                        let widen = |bits| _mm512_cvtph_ps(_mm512_cvtepi32_epi16(bits));
-                        _mm512_storeu_ps(at(row), widen(bits));
-                        _mm512_storeu_ps(at(row + 1), widen(_mm512_srli_epi32::<16>(bits)));
+                    let words = transpose(|i| rows[i / 4].wrapping_add(i % 4 * lane));
+                    for w in 0..4 {
+                        let elements = widen::<E>(words[w]);
+                        for e in 0..4 / E::SIZE {
+                            for i in 0..R {
+                                let p = (4 * quad + w) * (4 / E::SIZE) + e;
+                                let x = _mm512_set1_ps(a.add(i * t.a_row + p).read_unaligned());
+                                sums[i][v] = _mm512_fmadd_ps(x, elements[e], sums[i][v]);
+                            }
+                        }
                     }
                 }
+            }
+            at = at.wrapping_add(64);
+            a = a.wrapping_add(steps);
+        }
+        for _ in 0..t.k % steps {
+            for v in 0..V {
+                let row: [f32; 16] = std::array::from_fn(|i| E::read(at.wrapping_add((16 * v + i) * lane)));
+                let row = _mm512_loadu_ps(row.as_ptr());
+                for i in 0..R {
+                    let x = _mm512_set1_ps(a.add(i * t.a_row).read_unaligned());
+                    sums[i][v] = _mm512_fmadd_ps(x, row, sums[i][v]);
+                }
+            }
+            at = at.wrapping_add(E::SIZE);
+            a = a.wrapping_add(1);
+        }
+        let alpha = _mm512_set1_ps(t.alpha);
+        for i in 0..R {
+            for v in 0..V {
+                let y = match t.from.is_null() {
+                    true => _mm512_mul_ps(alpha, sums[i][v]),
+                    false => {
+                        let from = _mm512_loadu_ps(t.from.add(i * t.from_row + j + 16 * v));
+                        _mm512_fmadd_ps(alpha, sums[i][v], from)
+                    }
+                };
+                _mm512_storeu_ps(t.c.add(i * t.c_row + j + 16 * v), y);
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::kernel::{Kernel, Panel, Tile};
+use super::kernel::{Kernel, Panel, Rows, Tile};
 use super::portable::Portable;
 use super::{Elems, Isa, Operand};
 
@@ -127,12 +127,13 @@ impl Job<'_> {
         let width = self.cols.len().div_ceil(self.cols.len().div_ceil(K::NR)).next_multiple_of(K::LANES);
         let mut j = self.cols.start;
         while j < self.cols.end {
-            let (b, b_k, end) = match self.b {
-                Right::Rows { data, stride } => (data.as_ptr().wrapping_add(j), stride, j + width),
+            let (at, step, padded, end) = match self.b {
+                Right::Rows { data, stride } => (data.as_ptr().wrapping_add(j), stride, false, j + width),
                 Right::Packed { data, n } => {
                     let first = j / K::NR * K::NR;
-                    let b_k = K::NR.min(n - first).next_multiple_of(K::LANES);
-                    (data.as_ptr().wrapping_add(first * self.k + j - first), b_k, first + K::NR)
+                    let step = K::NR.min(n - first).next_multiple_of(K::LANES);
+                    let padded = (j - first).is_multiple_of(K::LANES);
+                    (data.as_ptr().wrapping_add(first * self.k + j - first), step, padded, first + K::NR)
                 }
             };
             let end = end.min(self.cols.end);
@@ -145,8 +146,6 @@ impl Job<'_> {
                     a: self.a.wrapping_add(i * self.a_row),
                     a_row: self.a_row,
                     a_k: self.a_k,
-                    b,
-                    b_k,
                     alpha: self.alpha,
                     from: if self.add { c } else { std::ptr::null() },
                     from_row: self.ldc,
@@ -154,7 +153,7 @@ impl Job<'_> {
                     c_row: self.ldc,
                 };
                 // SAFETY: the caller's promise.
-                unsafe { K::tile(&tile) };
+                unsafe { K::tile(&tile, &Rows { at, step, padded }) };
             }
             j = end;
         }

@@ -1,29 +1,12 @@
-//! The loops around the register tile, and how they are shared among threads.
-//!
-//! Two plans, which compute the same tiles:
-//! - **Own panels**: a task takes a column block of `C` with all its rows; for each block of `k` it packs the block of `B`
-//!   into its own buffer, which then lies in the core's cache, and runs down the rows. Nothing is shared and no thread
-//!   waits, but there must be enough column blocks to go round.
-//! - **Shared panels**: all threads pack `B`, or as much of it as the shared buffer takes, then all run over a grid of row
-//!   and column blocks.
-//!
-//! Either way, `A` is packed eight rows at a time, right before these are multiplied with every panel of the block.
+//! From a call to a plan: checks shapes, settles the empty ones, and picks the instruction set and the loop nest.
 
 use half::{bf16, f16};
 
-use super::buffer::{self, Slot};
 use super::element::{Element, Kind};
 use super::kernel::{A_WIDTH, Kernel, Panel, Tile};
 use super::portable::Portable;
 use super::{Elems, Isa, KC, Operand};
 use crate::pool::Pool;
-
-/// Columns of a block of `B`: with [`KC`] rows it fills about half of a megabyte of second-level cache.
-const NC: usize = 384;
-/// Elements of the shared buffer (8 MB), which should stay in the last-level cache.
-const SHARED: usize = 2 << 20;
-/// Elements of the buffer in which a thread packs its rows of `A`.
-const A_PANEL: usize = A_WIDTH * KC;
 
 /// What the sums over blocks start from.
 #[derive(Clone, Copy)]
@@ -38,11 +21,11 @@ pub(super) enum Start<'a> {
 
 /// An operand without its lifetime.
 #[derive(Clone, Copy)]
-struct Raw {
+pub(super) struct Raw {
     at: *const u8,
-    kind: Kind,
-    rs: usize,
-    cs: usize,
+    pub(super) kind: Kind,
+    pub(super) rs: usize,
+    pub(super) cs: usize,
 }
 
 impl Raw {
@@ -57,31 +40,49 @@ impl Raw {
     }
 
     /// Where element `(i, j)` lies.
-    fn at(&self, i: usize, j: usize) -> *const u8 {
+    pub(super) fn at(&self, i: usize, j: usize) -> *const u8 {
         let size = if self.kind == Kind::F32 { f32::SIZE } else { f16::SIZE };
         self.at.wrapping_add((i * self.rs + j * self.cs) * size)
+    }
+
+    /// The operand without its first `cols` columns.
+    pub(super) fn shifted(self, cols: usize) -> Self {
+        Self { at: self.at(0, cols), ..self }
+    }
+
+    /// The transpose.
+    pub(super) fn t(self) -> Self {
+        Self { rs: self.cs, cs: self.rs, ..self }
     }
 }
 
 /// A product whose shapes have been checked.
-struct Product {
-    m: usize,
-    n: usize,
-    k: usize,
-    alpha: f32,
-    a: Raw,
-    b: Raw,
+pub(super) struct Product {
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) alpha: f32,
+    pub(super) a: Raw,
+    pub(super) b: Raw,
     /// See [`Tile::from`], for the first block of `k`.
-    from: *const f32,
-    from_row: usize,
-    c: *mut f32,
-    ldc: usize,
+    pub(super) from: *const f32,
+    pub(super) from_row: usize,
+    pub(super) c: *mut f32,
+    pub(super) ldc: usize,
 }
 
 // SAFETY: the operands are only read, and the tasks of a product write disjoint blocks of `C`.
 unsafe impl Sync for Product {}
 
-/// Checks shapes, settles the empty ones and dispatches on the instruction set.
+/// A half-open range of rows, columns or steps.
+pub(super) type Span = std::ops::Range<usize>;
+
+/// Block `i` of `0..total` in blocks of `size`.
+pub(super) fn block(i: usize, size: usize, total: usize) -> Span {
+    i * size..((i + 1) * size).min(total)
+}
+
+/// See [`super::gemm`].
 pub(super) fn product(
     isa: Isa,
     pool: &Pool,
@@ -107,7 +108,7 @@ pub(super) fn product(
         assert!(bias.len() == n, "a bias of {} elements for {n} columns", bias.len());
     }
     if k == 0 {
-        for row in c.chunks_mut(ldc) {
+        for row in c.chunks_mut(ldc).take(m) {
             match start {
                 Start::Zero => row[..n].fill(0.0),
                 Start::Add => {}
@@ -121,8 +122,8 @@ pub(super) fn product(
         Start::Add => (c.as_ptr(), ldc),
         Start::Bias(bias) => (bias.as_ptr(), 0),
     };
-    let product =
-        Product { m, n, k, alpha, a: Raw::new(a), b: Raw::new(b), from, from_row, c: c.as_mut_ptr(), ldc };
+    let (a, b, c) = (Raw::new(a), Raw::new(b), c.as_mut_ptr());
+    let product = Product { m, n, k, alpha, a, b, from, from_row, c, ldc };
     // SAFETY: the bounds are checked above, and the processor has `isa`: it was detected, or asserted by the caller.
     unsafe {
         match isa {
@@ -137,122 +138,89 @@ pub(super) fn product(
     }
 }
 
-/// A half-open range of rows, columns or steps.
-type Span = std::ops::Range<usize>;
-
-/// Block `i` of `0..total` in blocks of `size`.
-fn block(i: usize, size: usize, total: usize) -> Span {
-    i * size..((i + 1) * size).min(total)
-}
-
 impl Product {
+    /// Picks the loop nest; all of them compute the same bits.
+    ///
     /// # Safety
     /// The processor has the instruction set of `K`, and the operands cover the shapes.
     unsafe fn run<K: Kernel>(&self, pool: &Pool) {
-        // Blocks of whole tiles, several for each thread where the columns suffice, so that a slow thread holds up little.
-        let share = self.n.div_ceil(4 * pool.threads()).next_multiple_of(K::NR);
-        let widest = NC / K::NR * K::NR;
-        let few_rows = self.m <= 64;
-        if pool.threads() == 1 || few_rows || share >= widest {
-            let nc = if pool.threads() == 1 { widest } else { share.min(widest) };
-            // SAFETY: the caller's promise.
-            unsafe { self.own_panels::<K>(pool, nc) }
-        } else {
-            // SAFETY: the caller's promise.
-            unsafe { self.shared_panels::<K>(pool) }
-        }
-    }
-
-    /// # Safety
-    /// As [`Product::run`].
-    unsafe fn own_panels<K: Kernel>(&self, pool: &Pool, nc: usize) {
-        pool.run(self.n.div_ceil(nc), &|task| {
-            let cols = block(task, nc, self.n);
-            let width = cols.len().next_multiple_of(K::LANES);
-            buffer::with(Slot::Private, A_PANEL + KC.min(self.k) * width, |scratch| {
-                let packed = scratch.wrapping_add(A_PANEL);
-                for kb in 0..self.k.div_ceil(KC) {
-                    let steps = block(kb, KC, self.k);
-                    // SAFETY: the buffer holds a block of `steps` by `width` behind the panel of `A`; this task alone
-                    // writes these columns of `C`.
-                    unsafe {
-                        self.pack_b::<K>(&cols, &steps, packed);
-                        self.multiply::<K>(&(0..self.m), &cols, &steps, packed, scratch);
-                    }
-                }
-            });
-        });
-    }
-
-    /// # Safety
-    /// As [`Product::run`].
-    unsafe fn shared_panels<K: Kernel>(&self, pool: &Pool) {
-        /// A pointer that tasks write through, each to its own part.
-        #[derive(Clone, Copy)]
-        struct Part(*mut f32);
-        // SAFETY: see the uses.
-        unsafe impl Sync for Part {}
-        impl Part {
-            fn at(&self, i: usize) -> *mut f32 {
-                self.0.wrapping_add(i)
-            }
-        }
-
-        let nc = NC / K::NR * K::NR;
-        let wide = SHARED / KC / nc * nc;
-        for columns in (0..self.n.div_ceil(wide)).map(|i| block(i, wide, self.n)) {
-            let padded = columns.len().next_multiple_of(K::LANES);
-            let deep = (SHARED / padded / KC).max(1) * KC;
-            for depth in (0..self.k.div_ceil(deep)).map(|i| block(i, deep, self.k)) {
-                let (blocks, panels) = (depth.len().div_ceil(KC), columns.len().div_ceil(K::NR));
-                buffer::with(Slot::Shared, padded * depth.len(), |packed| {
-                    let packed = Part(packed);
-                    // Block `kb` of `k` lies at `kb · KC · padded`; in it, the panel of column `j` at `j · steps`.
-                    let steps = |kb| {
-                        let span = block(kb, KC, depth.len());
-                        depth.start + span.start..depth.start + span.end
-                    };
-                    let cols = |span: Span| columns.start + span.start..columns.start + span.end;
-                    pool.run(blocks * panels, &|task| {
-                        let (kb, panel) = (task / panels, task % panels);
-                        let span = block(panel, K::NR, columns.len());
-                        let at = packed.at(kb * KC * padded + span.start * steps(kb).len());
-                        // SAFETY: each task packs its own panel of the buffer.
-                        unsafe { self.pack_b::<K>(&cols(span), &steps(kb), at) };
-                    });
-                    let mc = self.row_block::<K>(pool, blocks * KC * padded);
-                    let (down, across) = (self.m.div_ceil(mc), columns.len().div_ceil(nc));
-                    pool.run(down * across, &|task| {
-                        let (rows, span) =
-                            (block(task % down, mc, self.m), block(task / down, nc, columns.len()));
-                        buffer::with(Slot::Private, A_PANEL, |scratch| {
-                            for kb in 0..blocks {
-                                let at = packed.at(kb * KC * padded + span.start * steps(kb).len());
-                                // SAFETY: the panels were packed above; this task alone writes this block of `C`.
-                                unsafe {
-                                    self.multiply::<K>(&rows, &cols(span.clone()), &steps(kb), at, scratch)
-                                };
-                            }
-                        });
-                    });
-                });
+        // SAFETY: the caller's promise, and each plan's condition.
+        unsafe {
+            if self.is_turned() {
+                self.turned::<K>(pool);
+            } else if self.is_thin::<K>() {
+                self.thin::<K>(pool);
+            } else if self.is_unpacked::<K>() {
+                self.unpacked::<K>(pool);
+            } else {
+                self.blocked::<K>(pool);
             }
         }
     }
 
-    /// Rows of a task over shared panels of `packed` elements: few when these stay in the second-level cache anyway, more
-    /// when each task fetches them again.
-    fn row_block<K: Kernel>(&self, pool: &Pool, packed: usize) -> usize {
-        let panels = if packed <= 160 << 10 { 2 } else { 12 };
-        let share = self.m.div_ceil(4 * pool.threads()).next_multiple_of(K::MR);
-        (panels * K::MR).min(share)
+    /// Whether `A` is read where it lies: binary32, and neighbours along `k` are near. Elsewhere each step along `k` would
+    /// touch another page.
+    pub(super) fn a_lies_well(&self) -> bool {
+        self.a.kind == Kind::F32 && self.a.cs <= 64
+    }
+
+    /// The tile of `rows` and `cols` for `steps`, and its `A`: as it lies, or packed to `scratch` if `first` says that
+    /// these rows meet these steps for the first time.
+    ///
+    /// # Safety
+    /// The processor has the instruction set of `K`; `scratch` has room for [`A_PANEL`] elements and, unless `first`, holds
+    /// what an earlier call with the same rows and steps left there.
+    pub(super) unsafe fn tile<K: Kernel>(
+        &self,
+        rows: &Span,
+        cols: &Span,
+        steps: &Span,
+        scratch: *mut f32,
+        first: bool,
+    ) -> Tile {
+        let c = self.c.wrapping_add(rows.start * self.ldc + cols.start);
+        let (from, from_row) = match steps.start {
+            0 if self.from.is_null() => (self.from, 0),
+            0 => (self.from.wrapping_add(rows.start * self.from_row + cols.start), self.from_row),
+            _ => (c.cast_const(), self.ldc),
+        };
+        let mut tile = Tile {
+            rows: rows.len(),
+            cols: cols.len(),
+            k: steps.len(),
+            a: self.a.at(rows.start, steps.start).cast(),
+            a_row: self.a.rs,
+            a_k: self.a.cs,
+            alpha: self.alpha,
+            from,
+            from_row,
+            c,
+            c_row: self.ldc,
+        };
+        if !self.a_lies_well() {
+            (tile.a, tile.a_row, tile.a_k) = (scratch, 1, A_WIDTH);
+            if first {
+                let panel = Panel {
+                    src: self.a.at(rows.start, steps.start),
+                    lane: self.a.rs,
+                    step: self.a.cs,
+                    lanes: rows.len(),
+                    k: steps.len(),
+                    dst: scratch,
+                    width: A_WIDTH,
+                };
+                // SAFETY: the caller's promise.
+                unsafe { pack::<K>(self.a.kind, &panel) };
+            }
+        }
+        tile
     }
 
     /// Packs a block of `B`: panels of [`Kernel::NR`] columns, one after the other, each rounded up to whole vectors.
     ///
     /// # Safety
     /// The processor has the instruction set of `K`; `dst` has room for `steps` by the rounded columns.
-    unsafe fn pack_b<K: Kernel>(&self, cols: &Span, steps: &Span, dst: *mut f32) {
+    pub(super) unsafe fn pack_b<K: Kernel>(&self, cols: &Span, steps: &Span, dst: *mut f32) {
         for first in cols.clone().step_by(K::NR) {
             let lanes = K::NR.min(cols.end - first);
             let panel = Panel {
@@ -268,62 +236,10 @@ impl Product {
             unsafe { pack::<K>(self.b.kind, &panel) };
         }
     }
-
-    /// Multiplies a block of rows with a packed block of `B`.
-    ///
-    /// # Safety
-    /// The processor has the instruction set of `K`; `packed` is what [`Product::pack_b`] made of `cols` and `steps`, up
-    /// to whole panels; `scratch` has room for [`A_PANEL`] elements; no other thread touches this block of `C`.
-    unsafe fn multiply<K: Kernel>(
-        &self,
-        rows: &Span,
-        cols: &Span,
-        steps: &Span,
-        packed: *const f32,
-        scratch: *mut f32,
-    ) {
-        for i in rows.clone().step_by(K::MR) {
-            let tall = K::MR.min(rows.end - i);
-            let panel = Panel {
-                src: self.a.at(i, steps.start),
-                lane: self.a.rs,
-                step: self.a.cs,
-                lanes: tall,
-                k: steps.len(),
-                dst: scratch,
-                width: A_WIDTH,
-            };
-            // SAFETY: the caller's promise.
-            unsafe { pack::<K>(self.a.kind, &panel) };
-            for j in cols.clone().step_by(K::NR) {
-                let wide = K::NR.min(cols.end - j);
-                let c = self.c.wrapping_add(i * self.ldc + j);
-                let (from, from_row) = match steps.start {
-                    0 if self.from.is_null() => (self.from, 0),
-                    0 => (self.from.wrapping_add(i * self.from_row + j), self.from_row),
-                    _ => (c.cast_const(), self.ldc),
-                };
-                let tile = Tile {
-                    rows: tall,
-                    cols: wide,
-                    k: steps.len(),
-                    a: scratch,
-                    a_row: 1,
-                    a_k: A_WIDTH,
-                    b: packed.wrapping_add((j - cols.start) * steps.len()),
-                    b_k: wide.next_multiple_of(K::LANES),
-                    alpha: self.alpha,
-                    from,
-                    from_row,
-                    c,
-                    c_row: self.ldc,
-                };
-                // SAFETY: the caller's promise.
-                unsafe { K::tile(&tile) };
-            }
-        }
-    }
 }
+
+/// Elements of the buffer in which a thread packs its rows of `A`.
+pub(super) const A_PANEL: usize = A_WIDTH * KC;
 
 /// [`Kernel::pack`] for an element type known at run time.
 ///

@@ -1,17 +1,17 @@
-//! What an instruction set supplies: a register tile and the packing of panels.
+//! What an instruction set supplies: a register tile, the packing of panels, and a product of few rows.
 
 use super::element::Element;
 
 /// Rows that a packed panel of `A` holds side by side, for every instruction set.
 pub(super) const A_WIDTH: usize = 8;
 
-/// One register tile: `C[rows, cols] = from + alpha · A B` along one block of `k`.
+/// A block of `C` along one block of `k`, without its `B`: `C[rows, cols] = from + alpha · A B`.
 ///
 /// Pointers need no alignment beyond that of `f32` bytes: operands may lie anywhere in a mapped file.
 pub(super) struct Tile {
-    /// At most [`Kernel::MR`], at least 1.
+    /// At least 1.
     pub(super) rows: usize,
-    /// At most [`Kernel::NR`], at least 1.
+    /// At least 1.
     pub(super) cols: usize,
     /// Steps along `k`, at least 1.
     pub(super) k: usize,
@@ -19,15 +19,26 @@ pub(super) struct Tile {
     pub(super) a: *const f32,
     pub(super) a_row: usize,
     pub(super) a_k: usize,
-    /// Row `p` of `B` is the `cols` elements at `b + p · b_k`.
-    pub(super) b: *const f32,
-    pub(super) b_k: usize,
     pub(super) alpha: f32,
     /// Row `i` of the start is at `from + i · from_row`; null for no start, that is `C = alpha · A B`.
     pub(super) from: *const f32,
     pub(super) from_row: usize,
     pub(super) c: *mut f32,
     pub(super) c_row: usize,
+}
+
+/// `B` by rows: row `p` is the `cols` elements at `at + p · step`.
+pub(super) struct Rows {
+    pub(super) at: *const f32,
+    pub(super) step: usize,
+    /// Rows are readable up to a whole number of vectors.
+    pub(super) padded: bool,
+}
+
+/// `B` by columns: column `j` is the `k` elements at `j · lane` elements after `at`.
+pub(super) struct Columns {
+    pub(super) at: *const u8,
+    pub(super) lane: usize,
 }
 
 /// `lanes × k` elements to be laid out as `k` rows of `width`: `dst[p · width + lane]`.
@@ -54,13 +65,22 @@ pub(super) trait Kernel: 'static {
     const NR: usize;
     /// Columns of a vector: a packed panel of `B` is as wide as its columns rounded up to this.
     const LANES: usize;
+    /// Most rows for which [`Kernel::thin`] beats packing `B`; zero if it never does.
+    const THIN: usize;
 
-    /// Computes a tile.
+    /// Computes a block of at most [`Kernel::MR`] rows and [`Kernel::NR`] columns.
     ///
     /// # Safety
-    /// The processor has the instruction set; all elements named by the tile are valid for reading, those of `c` for
+    /// The processor has the instruction set; all elements named by `tile` and `b` are valid for reading, those of `c` for
     /// writing, and no other thread touches those of `c`.
-    unsafe fn tile(tile: &Tile);
+    unsafe fn tile(tile: &Tile, b: &Rows);
+
+    /// Computes a block of at most [`Kernel::THIN`] rows and whole vectors of columns, `a_k == 1`, transposing `B` in
+    /// registers on its way.
+    ///
+    /// # Safety
+    /// As [`Kernel::tile`].
+    unsafe fn thin<E: Element>(tile: &Tile, b: &Columns);
 
     /// Packs a panel of elements of type `E`.
     ///

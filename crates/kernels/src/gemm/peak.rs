@@ -52,10 +52,11 @@ fn spin(isa: Isa) -> f32 {
 }
 
 fn portable() -> f32 {
+    let (x, y) = (black_box(0.999), black_box(1e-3));
     let mut sums = [[1f32; 4]; SUMS];
     for _ in 0..STEPS {
         for sum in sums.as_flattened_mut() {
-            *sum = sum.mul_add(0.999, 1e-3);
+            *sum = sum.mul_add(x, y);
         }
     }
     sums.as_flattened().iter().sum()
@@ -65,7 +66,7 @@ fn portable() -> f32 {
 #[target_feature(enable = "avx512f")]
 fn avx512() -> f32 {
     use std::arch::x86_64::*;
-    let (x, y) = (_mm512_set1_ps(0.999), _mm512_set1_ps(1e-3));
+    let (x, y) = (_mm512_set1_ps(black_box(0.999)), _mm512_set1_ps(black_box(1e-3)));
     let mut sums = [_mm512_set1_ps(1.0); SUMS];
     for _ in 0..STEPS {
         for sum in &mut sums {
@@ -79,7 +80,7 @@ fn avx512() -> f32 {
 #[target_feature(enable = "avx2,fma")]
 fn avx2() -> f32 {
     use std::arch::x86_64::*;
-    let (x, y) = (_mm256_set1_ps(0.999), _mm256_set1_ps(1e-3));
+    let (x, y) = (_mm256_set1_ps(black_box(0.999)), _mm256_set1_ps(black_box(1e-3)));
     let mut sums = [_mm256_set1_ps(1.0); SUMS];
     for _ in 0..STEPS {
         for sum in &mut sums {

@@ -1,7 +1,7 @@
 //! Kernels without intrinsics.
 
 use super::element::Element;
-use super::kernel::{Kernel, Panel, Tile};
+use super::kernel::{Columns, Kernel, Panel, Rows, Tile};
 
 /// See [`super::Isa::Portable`].
 pub(super) struct Portable;
@@ -10,16 +10,21 @@ impl Kernel for Portable {
     const MR: usize = 4;
     const NR: usize = 16;
     const LANES: usize = 8;
+    const THIN: usize = 0;
 
-    unsafe fn tile(t: &Tile) {
+    unsafe fn tile(t: &Tile, b: &Rows) {
         // SAFETY: the caller's promise; `rows` and `cols` are within the tile by the trait's contract.
         unsafe {
             match (t.rows, t.cols) {
                 // constant bounds let the compiler keep the sums in registers
-                (4, 16) => tile(t, 4, 16),
-                (rows, cols) => tile(t, rows, cols),
+                (4, 16) => tile(t, b, 4, 16),
+                (rows, cols) => tile(t, b, rows, cols),
             }
         }
+    }
+
+    unsafe fn thin<E: Element>(_: &Tile, _: &Columns) {
+        unreachable!("no rows are few enough");
     }
 
     unsafe fn pack<E: Element>(panel: &Panel) {
@@ -31,7 +36,7 @@ impl Kernel for Portable {
 /// # Safety
 /// As [`Kernel::tile`], with `rows <= 4` and `cols <= 16`.
 #[inline(always)]
-unsafe fn tile(t: &Tile, rows: usize, cols: usize) {
+unsafe fn tile(t: &Tile, b: &Rows, rows: usize, cols: usize) {
     let mut sums = [[0f32; Portable::NR]; Portable::MR];
     // SAFETY: the caller's promise covers every element of the tile.
     unsafe {
@@ -39,7 +44,7 @@ unsafe fn tile(t: &Tile, rows: usize, cols: usize) {
             for (i, sums) in sums.iter_mut().enumerate().take(rows) {
                 let a = t.a.add(i * t.a_row + p * t.a_k).read_unaligned();
                 for (j, sum) in sums.iter_mut().enumerate().take(cols) {
-                    *sum = a.mul_add(t.b.add(p * t.b_k + j).read_unaligned(), *sum);
+                    *sum = a.mul_add(b.at.add(p * b.step + j).read_unaligned(), *sum);
                 }
             }
         }

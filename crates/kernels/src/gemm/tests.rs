@@ -160,7 +160,11 @@ fn grids_of_many_blocks_agree() {
         (65, 2000, 9, (0, 1)),
         (8, 600, 500, (1, 0)),
         (300, 8, 450, (0, 1)),
+        (300, 8, 450, (1, 0)),
+        (700, 13, 450, (3, 1)),
         (300, 600, 8, (0, 1)),
+        (1, 500, 420, (0, 1)),
+        (3, 167, 420, (2, 3)),
     ] {
         check(&pools, m, n, k, layouts, 1.0, true, 0);
         check(&pools, m, n, k, layouts, 2.5, false, 3);
@@ -178,7 +182,7 @@ fn a_row_does_not_depend_on_its_neighbours() {
         y
     };
     let whole = product(40);
-    for m in [1, 2, 5, 8, 9, 31] {
+    for m in [1, 2, 3, 4, 5, 6, 7, 8, 9, 31] {
         assert_bits(&product(m), &whole[..m * n], &format!("{m} rows of 40"));
     }
 }
