@@ -17,6 +17,7 @@
 //! client half, which adaptive clipping will need.
 
 pub mod contract;
+pub mod factor_error;
 pub mod layer;
 pub mod layers;
 pub mod local;
@@ -32,6 +33,7 @@ pub mod vector;
 use std::collections::BTreeMap;
 
 pub use contract::{Carrier, Contract, Mismatch, View};
+pub use factor_error::{FactorError, factor_error};
 pub use layer::{ClientCx, GaussianEvent, Layer, LayerError, ServerCx};
 pub use layers::LAYERS;
 pub use local::{Local, LocalWork, WorkError};

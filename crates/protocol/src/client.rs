@@ -13,9 +13,7 @@ use antiphon_algo::{Checked, ClientCx, Local, LocalWork, Slots, WorkError};
 use antiphon_core::{ClientId, Digest, Round};
 
 use crate::wire::{metric_name, printable};
-use crate::{
-    Code, Deliver, Down, Ending, Link, LinkError, Pool, Receipt, Rejection, Up, Vector, WaitFor, Work,
-};
+use crate::{Code, Deliver, Down, Ending, Link, LinkError, Receipt, Rejection, Up, Vector, WaitFor, Work};
 
 /// What a client should do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -277,25 +275,6 @@ fn reportable(metrics: &BTreeMap<String, f64>) -> Result<(), String> {
     Ok(())
 }
 
-/// Memory that the clients of one worker share: the decoded parameters, kept while they are the same, and
-/// buffers for updates.
-#[derive(Debug, Default)]
-pub struct Scratch {
-    digest: Option<Digest>,
-    theta: Vec<f32>,
-    pool: Pool,
-}
-
-impl Scratch {
-    fn load(&mut self, theta: &Vector) -> &[f32] {
-        if self.digest != Some(theta.digest()) {
-            theta.read_reals(&mut self.theta);
-            self.digest = Some(theta.digest());
-        }
-        &self.theta
-    }
-}
-
 /// How a session ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Session {
@@ -308,13 +287,14 @@ pub enum Session {
 }
 
 /// Drives `client` over `link` until it rests or the run is over. `slots` are this client's layer memory,
-/// replaced only once the coordinator has accepted the update made with it.
+/// replaced only once the coordinator has accepted the update made with it. `scratch` is used where the parameters
+/// cannot be read in place.
 pub fn run_session(
     client: &mut Client,
     link: &mut dyn Link,
     work: &mut dyn LocalWork,
     slots: &mut Slots,
-    scratch: &mut Scratch,
+    scratch: &mut Vec<f32>,
 ) -> Result<Session, ClientError> {
     let mut pending = None;
     let mut step = client.begin();
@@ -353,11 +333,11 @@ fn train(
     task: &Work,
     work: &mut dyn LocalWork,
     slots: &Slots,
-    scratch: &mut Scratch,
+    scratch: &mut Vec<f32>,
 ) -> Result<(Vector, Local, Slots), TrainError> {
-    let mut local = work.run(scratch.load(&task.theta), task.round)?;
+    let mut local = work.run(task.theta.reals(scratch), task.round)?;
     let cx = ClientCx { round: task.round, client: client.id, cohort: &task.cohort, weight: local.weight };
     let mut next = slots.clone();
     let x = client.plan.encode(std::mem::take(&mut local.delta), &cx, &mut next)?;
-    Ok((Vector::from_payload(&x, &scratch.pool), local, next))
+    Ok((Vector::from_payload(x), local, next))
 }

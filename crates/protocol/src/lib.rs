@@ -35,7 +35,7 @@ pub mod status;
 pub mod vector;
 pub mod wire;
 
-pub use client::{Client, ClientError, Rest, Scratch, Session, Step, run_session};
+pub use client::{Client, ClientError, Rest, Session, Step, run_session};
 pub use coordinator::{Closing, Contribution, Coordinator, Effect, Event, Setup};
 pub use gate::{Delivered, Gate, Inbound};
 pub use link::{Link, LinkError, Log, LogError};
@@ -44,5 +44,5 @@ pub use policy::{Policy, PolicyError};
 pub use record::{Record, What};
 pub use refusal::{Code, Refusal};
 pub use status::ClientStatus;
-pub use vector::{Pool, Vector};
+pub use vector::Vector;
 pub use wire::{Frame, VERSION, WireError};

@@ -1,11 +1,11 @@
 //! A vector as it travels: little-endian bytes and their BLAKE3 digest.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use antiphon_algo::Carrier;
 use antiphon_core::{Digest, Payload};
 use bytes::Bytes;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Bytes converted and hashed at a time: small enough that the second pass finds them in cache, large
 /// enough that BLAKE3 works at full width.
@@ -26,31 +26,23 @@ impl fmt::Debug for Vector {
 }
 
 impl Vector {
-    /// From `[d]` reals: 4 bytes each.
+    /// From `[d]` reals: 4 bytes each, copied.
     #[must_use]
     pub fn from_reals(x: &[f32]) -> Self {
-        Self::from_words(x, &Pool::default(), |v| v.to_le_bytes())
+        Self::from_payload(Payload::Real(x.to_vec()))
     }
 
-    /// From a payload, into a buffer of `pool`; one that lies in a message already is hashed, not copied.
+    /// From a payload, whose memory becomes the message's where the machine is little-endian.
     #[must_use]
-    pub fn from_payload(x: &Payload, pool: &Pool) -> Self {
-        match x {
-            Payload::Real(v) => Self::from_words(v, pool, |v| v.to_le_bytes()),
-            Payload::RealBytes(b) => Self { digest: Digest::of(b), bytes: b.clone() },
-            Payload::Ring(v) => Self::from_words(v, pool, |w| w.to_le_bytes()),
-        }
-    }
-
-    fn from_words<T: Copy, const N: usize>(x: &[T], pool: &Pool, word: impl Fn(T) -> [u8; N]) -> Self {
-        let mut buffer = pool.take(N * x.len());
-        let mut hash = blake3::Hasher::new();
-        for block in x.chunks(BLOCK / N) {
-            let at = buffer.bytes.len();
-            buffer.bytes.extend(block.iter().flat_map(|&v| word(v)));
-            hash.update(&buffer.bytes[at..]);
-        }
-        Self { bytes: Bytes::from_owner(buffer), digest: Digest(*hash.finalize().as_bytes()) }
+    pub fn from_payload(x: Payload) -> Self {
+        let bytes = match x {
+            Payload::RealBytes(b) => b,
+            Payload::Real(v) if LITTLE => Bytes::from_owner(Words(v)),
+            Payload::Ring(v) if LITTLE => Bytes::from_owner(Words(v)),
+            Payload::Real(v) => v.iter().flat_map(|w| w.to_le_bytes()).collect(),
+            Payload::Ring(v) => v.iter().flat_map(|w| w.to_le_bytes()).collect(),
+        };
+        Self { digest: Digest::of(&bytes), bytes }
     }
 
     /// A body that arrived with the digest it should have; `None` if it has another. `look` sees every byte,
@@ -94,48 +86,27 @@ impl Vector {
         }
     }
 
-    /// Copies the reals into `x`, whose allocation is reused.
-    pub fn read_reals(&self, x: &mut Vec<f32>) {
-        x.clear();
-        x.extend(self.bytes.as_chunks::<4>().0.iter().map(|&w| f32::from_le_bytes(w)));
-    }
-}
-
-/// Buffers for bodies, given back when the last reader of a message lets go. A round of large updates then costs no
-/// fresh memory after the first, whose pages the system would have to clear. Cloning shares the pool.
-#[derive(Clone, Debug, Default)]
-pub struct Pool(Arc<Mutex<Vec<Vec<u8>>>>);
-
-impl Pool {
-    fn take(&self, capacity: usize) -> Buffer {
-        let mut bytes = self.lock().pop().unwrap_or_default();
-        bytes.clear();
-        bytes.reserve_exact(capacity);
-        Buffer { bytes, home: self.clone() }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-struct Buffer {
-    bytes: Vec<u8>,
-    home: Pool,
-}
-
-impl AsRef<[u8]> for Buffer {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        // a pool that nobody else holds would only keep the buffer alive for nothing
-        if Arc::strong_count(&self.home.0) > 1 {
-            self.home.lock().push(std::mem::take(&mut self.bytes));
+    /// The reals: the message's own memory where it is aligned and the machine is little-endian, otherwise
+    /// copied into `scratch`, whose allocation is reused.
+    pub fn reals<'a>(&'a self, scratch: &'a mut Vec<f32>) -> &'a [f32] {
+        if LITTLE && let Ok(x) = <[f32]>::ref_from_bytes(&self.bytes) {
+            return x;
         }
+        scratch.clear();
+        scratch.extend(self.bytes.as_chunks::<4>().0.iter().map(|&w| f32::from_le_bytes(w)));
+        scratch
+    }
+}
+
+/// Whether memory and wire agree on the order of bytes.
+const LITTLE: bool = cfg!(target_endian = "little");
+
+/// Numbers that are read as bytes.
+struct Words<T>(Vec<T>);
+
+impl<T: IntoBytes + Immutable> AsRef<[u8]> for Words<T> {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
     }
 }
 
@@ -149,25 +120,14 @@ mod tests {
         let bytes: Vec<u8> = x.iter().flat_map(|v| v.to_le_bytes()).collect();
         let v = Vector::from_reals(&x);
         assert_eq!((&v.bytes()[..], v.digest()), (&bytes[..], Digest::of(&bytes)));
-        let mut back = Vec::new();
-        v.read_reals(&mut back);
-        assert_eq!(back, x);
-        assert_eq!(Vector::from_payload(&v.to_payload(Carrier::Real), &Pool::default()), v);
-        let ring = Vector::from_payload(&Payload::Ring(vec![1, u64::MAX]), &Pool::default());
+        assert_eq!(v.reals(&mut Vec::new()), x);
+        // one byte further on nothing is aligned
+        let shifted = Bytes::from([&[0], &bytes[..]].concat()).slice(1..);
+        let shifted = Vector::verified(shifted, v.digest(), |_| ()).unwrap();
+        assert_eq!(shifted.reals(&mut Vec::new()), x);
+        assert_eq!(Vector::from_payload(v.to_payload(Carrier::Real)), v);
+        let ring = Vector::from_payload(Payload::Ring(vec![1, u64::MAX]));
         assert_eq!(ring.to_payload(Carrier::Ring), Payload::Ring(vec![1, u64::MAX]));
         assert_eq!(Vector::verified(ring.bytes().clone(), v.digest(), |_| ()), None);
-    }
-
-    #[test]
-    fn a_pool_gets_its_buffers_back_when_the_last_reader_lets_go() {
-        let pool = Pool::default();
-        let x = Payload::Real(vec![1.0; 1000]);
-        let v = Vector::from_payload(&x, &pool);
-        let at = v.bytes().as_ptr();
-        let reader = v.bytes().slice(8..);
-        drop(v);
-        assert_ne!(Vector::from_payload(&x, &pool).bytes().as_ptr(), at);
-        drop(reader);
-        assert_eq!(Vector::from_payload(&x, &pool).bytes().as_ptr(), at);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 
-use antiphon_algo::{Checked, ServerStep, Slots};
+use antiphon_algo::{Checked, FactorError, ServerStep, Slots, factor_error};
 use antiphon_core::{ClientId, Millis, Round};
 use antiphon_protocol::{ClientStatus, Contribution, Vector};
 
@@ -130,4 +130,24 @@ pub struct RoundFailed {
     pub round: Round,
     /// Which attempt.
     pub attempt: u32,
+}
+
+impl RoundClosed<'_> {
+    /// How far averaging LoRA factors is from averaging their products in this round. `None` where nothing is
+    /// LoRA, or where the updates were not kept ([`crate::Config::keep_updates`]) or cannot be told apart.
+    #[must_use]
+    pub fn factor_error(&self, threads: usize) -> Option<FactorError> {
+        let updates: Vec<(f64, Vec<f32>)> = self.updates().collect::<Option<_>>()?;
+        let updates: Vec<(f64, &[f32])> = updates.iter().map(|(w, x)| (*w, &x[..])).collect();
+        factor_error(self.plan.schema(), self.start.reals(&mut Vec::new()), &updates, threads).ok().flatten()
+    }
+
+    /// Each accepted client's contribution to the aggregate, as `(what it counts, its update [d])`, ascending by
+    /// client; `None` for one that was not kept or cannot be told apart. One update is decoded at a time.
+    pub fn updates(&self) -> impl Iterator<Item = Option<(f64, Vec<f32>)>> {
+        self.contributions.iter().map(|c| {
+            let update = self.plan.alone(c.update.as_ref()?)?;
+            Some((self.plan.counts(c.weight), update))
+        })
+    }
 }

@@ -10,7 +10,7 @@ use antiphon_algo::{Checked, LocalWork, ServerCx, ServerStep, Slots, State, Step
 use antiphon_core::{ClientId, Noise, Round};
 use antiphon_protocol::{
     Client, ClientError, Closing, Coordinator, Ending, Event, Frame, Gate, LinkError, Log, LogError, Policy,
-    PolicyError, Rest, Scratch, Session, Setup, Vector, run_session,
+    PolicyError, Rest, Session, Setup, Vector, run_session,
 };
 
 use crate::wire::Asked;
@@ -176,7 +176,7 @@ struct Peer {
 /// What one worker keeps from client to client.
 #[derive(Default)]
 struct Desk {
-    scratch: Scratch,
+    scratch: Vec<f32>,
     known: Option<Vector>,
 }
 
