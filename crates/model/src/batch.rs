@@ -159,6 +159,25 @@ impl Batch {
         self.iota.extend(self.iota.len() as u32..rows as u32);
     }
 
+    /// Elements for which memory is held, over all lists: constant while refilling allocates nothing.
+    #[must_use]
+    pub fn reserved(&self) -> usize {
+        let lists = [
+            &self.ids,
+            &self.positions,
+            &self.types,
+            &self.label_rows,
+            &self.labels,
+            &self.classes,
+            &self.prompt_from,
+            &self.prompt_to,
+            &self.first_rows,
+            &self.last_rows,
+            &self.iota,
+        ];
+        lists.iter().map(|v| v.capacity()).sum::<usize>() + self.segments.capacity()
+    }
+
     /// Empties the batch and keeps its memory.
     pub fn clear(&mut self) {
         for v in [

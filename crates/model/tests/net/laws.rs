@@ -235,3 +235,75 @@ fn the_plan_of_the_small_benchmark_stays_below_140_megabytes() {
     assert!(train <= 140_000_000, "{train}");
     assert!(infer <= 60_000_000, "{infer}");
 }
+
+/// Masks are keyed by step, layer and map: another step is another function, and no dropout is a third.
+#[test]
+fn dropout_masks_belong_to_their_step() {
+    let spec = llama();
+    let (_, wiring) =
+        methods(&spec, Task::CausalLm).into_iter().find(|(name, _)| *name == "lora-dropout").unwrap();
+    let start = theta(&Random { spec: spec.clone(), task: Task::CausalLm }, &wiring);
+    let b = Cpu::serial();
+    let net = net(&b, &spec, Task::CausalLm, wiring);
+    let params = upload(&b, &start);
+    let mut batch = net.batch();
+    fill(&mut batch);
+    let mut ws = net.workspace(&b, SHAPE, Mode::Train).unwrap();
+    let mut nll = |seed| {
+        net.forward(&b, &params, &batch, &mut ws, seed).unwrap();
+        net.lm_loss(&b, &params, &batch, &mut ws, Coef::Uniform(1.0), None, None).unwrap().nll
+    };
+    let of = |key, step| Some(DropoutSeed { key, step });
+    let all = [None, of([1, 2], 0), of([1, 2], 1), of([1, 3], 0)].map(&mut nll);
+    assert_eq!(all, [None, of([1, 2], 0), of([1, 2], 1), of([1, 3], 0)].map(nll));
+    for (i, a) in all.iter().enumerate() {
+        assert!(all[..i].iter().all(|b| a != b), "{all:?}");
+    }
+}
+
+/// Losses by row sum to the loss, and coefficients by row weigh the gradient.
+#[test]
+fn rows_have_their_own_losses_and_weights() {
+    let (spec, task) = (llama(), Task::CausalLm);
+    let wiring = methods(&spec, task).swap_remove(0).1;
+    let start = theta(&Random { spec: spec.clone(), task }, &wiring);
+    let b = Reference;
+    let net = net(&b, &spec, task, wiring);
+    let params = upload(&b, &start);
+    let mut batch = net.batch();
+    fill(&mut batch);
+    let m = batch.labels().len();
+    let mut ws = net.workspace(&b, SHAPE, Mode::Train).unwrap();
+    let mut gradient = |coef: Coef<'_>, nll: Option<&mut [f32]>| {
+        let mut grads = b.alloc(start.len()).unwrap();
+        net.forward(&b, &params, &batch, &mut ws, None).unwrap();
+        let loss = net.lm_loss(&b, &params, &batch, &mut ws, coef, Some(&mut grads), nll).unwrap();
+        net.backward(&b, &params, &batch, &mut ws, None, &mut grads).unwrap();
+        (loss, download(&b, &grads))
+    };
+    let mut nll = vec![0.0; m];
+    let (loss, all) = gradient(Coef::Uniform(0.5), Some(&mut nll));
+    assert!((nll.iter().map(|v| f64::from(*v)).sum::<f64>() - loss.nll).abs() < 1e-4);
+    let weights =
+        |odd: bool| -> Vec<f32> { (0..m).map(|i| if (i % 2 == 1) == odd { 0.5 } else { 0.0 }).collect() };
+    let (_, even) = gradient(Coef::PerRow(&weights(false)), None);
+    let (_, odd) = gradient(Coef::PerRow(&weights(true)), None);
+    let sum: Vec<f32> = even.iter().zip(&odd).map(|(a, b)| a + b).collect();
+    assert!(relative(&sum, &all) < 1e-6);
+    assert!(relative(&even, &all) > 1e-2);
+}
+
+#[test]
+fn a_refilled_batch_allocates_nothing() {
+    let (spec, task) = (llama(), Task::CausalLm);
+    let wiring = Wire::default().prompt(&spec, 2).done(&spec, task);
+    let net = net(&Cpu::serial(), &spec, task, wiring);
+    let mut batch = net.batch();
+    batch.reserve(22, 3);
+    let before = batch.reserved();
+    for _ in 0..3 {
+        fill(&mut batch);
+    }
+    assert_eq!(batch.rows(), 22);
+    assert_eq!(before, batch.reserved());
+}

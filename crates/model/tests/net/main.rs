@@ -7,4 +7,5 @@ mod common;
 mod generation;
 mod golden;
 mod laws;
+mod refusals;
 mod shared;
