@@ -25,9 +25,11 @@ use crate::spec::{Family, Spec};
 use crate::wiring::{Pooling, Task, Wiring};
 
 pub use error::AdapterError;
+pub(crate) use read::head_alone;
 pub use read::read;
 pub use settings::{LoraSettings, Targets};
 pub use write::write;
+pub(crate) use write::write_extra;
 
 /// File of the tensors.
 const TENSORS: &str = "adapter_model.safetensors";
@@ -91,7 +93,7 @@ fn key(wiring: &Wiring, name: &str) -> String {
 }
 
 /// Whether the flat vector belongs to the schema.
-fn check_length(schema: &Schema, theta: &[f32]) -> Result<(), AdapterError> {
+pub(crate) fn check_length(schema: &Schema, theta: &[f32]) -> Result<(), AdapterError> {
     if schema.dim() == theta.len() {
         return Ok(());
     }

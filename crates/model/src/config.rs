@@ -13,8 +13,10 @@
 mod keys;
 mod rope;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use antiphon_core::Digest;
 use antiphon_kernels::{Gelu, Layout};
 use serde_json::{Map, Value, json};
 
@@ -135,6 +137,16 @@ impl Config {
         let eos = keys.tokens("eos_token_id", default_token(family, 2), spec.vocab)?;
         let ignored = keys.finish()?;
         Ok(Self { spec: Spec { bos, eos, ..spec }, initializer_range, pad, ignored, json })
+    }
+}
+
+impl Config {
+    /// BLAKE3 over the keys that decide the function, in the order of their names. Ignored keys do not count.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let keys: BTreeMap<_, _> = self.json.iter().filter(|(k, _)| !self.ignored.contains(k)).collect();
+        let text: String = keys.into_iter().map(|(k, v)| format!("{k}\0{v}\0")).collect();
+        Digest::of(text.as_bytes())
     }
 }
 

@@ -7,11 +7,14 @@
 
 pub mod adapter;
 mod atomic;
+pub mod base;
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
+pub mod export;
 pub mod gate;
 pub mod generate;
+pub mod init;
 pub mod names;
 pub mod net;
 pub mod spec;
@@ -22,6 +25,7 @@ pub mod wiring;
 pub mod workspace;
 
 pub use adapter::{Adapter, AdapterError};
+pub use base::Base;
 pub use batch::{Batch, BatchError, Limits, NO_TOKEN};
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use config::Config;

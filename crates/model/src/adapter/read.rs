@@ -25,10 +25,7 @@ use crate::wiring::{HeadWiring, LoraPair, Pooling, PromptWiring, Task, Wiring};
 pub fn read(dir: &Path, spec: &Spec) -> Result<Adapter, AdapterError> {
     let config = Settings::open(dir)?;
     let file = Tensors::open(dir)?;
-    let extra: Extra = match dir.join(EXTRA) {
-        path if path.is_file() => read_json(&path)?,
-        _ => Extra::default(),
-    };
+    let extra = Extra::open(&file.path)?;
     let mut flat = Flat { file: &file, list: Vec::new(), theta: Vec::new() };
     let mut wiring = Wiring::default();
     let lora = match config.text("peft_type")?.as_deref() {
@@ -45,11 +42,7 @@ pub fn read(dir: &Path, spec: &Spec) -> Result<Adapter, AdapterError> {
     };
     let task = head(spec, &config, &extra, &mut flat, &mut wiring)?;
     file.all_used(&wiring, &flat.list, spec)?;
-    wiring.schema = Schema::new(flat.list).map_err(|e| AdapterError::Unknown {
-        path: file.path.clone(),
-        name: e.to_string(),
-        hint: String::new(),
-    })?;
+    wiring.schema = schema(&file.path, flat.list)?;
     if let Some(settings) = &lora {
         settings.check(spec, &wiring)?;
     }
@@ -141,40 +134,79 @@ fn head(
         false => None,
     };
     wiring.head = Some(HeadWiring { weight, bias });
-    let pooling = match &extra.pooling {
-        None => default_pooling(spec),
-        Some(name) => POOLINGS.iter().find(|(n, _)| n == name).map(|&(_, p)| p).ok_or_else(|| {
-            let known: Vec<&str> = POOLINGS.iter().map(|(n, _)| *n).collect();
-            AdapterError::Setting {
-                path: flat.file.path.with_file_name(EXTRA),
-                key: "pooling".into(),
-                found: name.clone(),
-                supported: known.join(", "),
-            }
-        })?,
-    };
-    if !extra.labels.is_empty() && extra.labels.len() != classes {
-        return Err(AdapterError::Setting {
-            path: flat.file.path.with_file_name(EXTRA),
-            key: "labels".into(),
-            found: format!("{} names", extra.labels.len()),
-            supported: format!("one for each of the {classes} classes"),
-        });
-    }
-    Ok(Task::Classify { classes, pooling: checked(spec, pooling, flat)? })
+    Ok(Task::Classify { classes, pooling: extra.pooling(&flat.file.path, spec, classes)? })
 }
 
-/// A pooler is BERT's.
-fn checked(spec: &Spec, pooling: Pooling, flat: &Flat<'_>) -> Result<Pooling, AdapterError> {
-    if pooling == Pooling::Pooler && !spec.pooler {
-        return Err(AdapterError::Setting {
-            path: flat.file.path.with_file_name(EXTRA),
-            key: "pooling".into(),
-            found: "pooler".into(),
-            supported: "a base model with a pooler, or \"cls\", \"mean\", \"last\"".into(),
-        });
+impl Extra {
+    /// Beside the file at `path`, if it is there.
+    fn open(path: &Path) -> Result<Self, AdapterError> {
+        match path.with_file_name(EXTRA) {
+            path if path.is_file() => read_json(&path),
+            _ => Ok(Self::default()),
+        }
     }
-    Ok(pooling)
+
+    /// The pooling of a model with `classes` classes, whose labels must be as many.
+    fn pooling(&self, path: &Path, spec: &Spec, classes: usize) -> Result<Pooling, AdapterError> {
+        let wrong = |key: &str, found: String, supported: String| AdapterError::Setting {
+            path: path.with_file_name(EXTRA),
+            key: key.to_owned(),
+            found,
+            supported,
+        };
+        if !self.labels.is_empty() && self.labels.len() != classes {
+            let found = format!("{} names", self.labels.len());
+            return Err(wrong("labels", found, format!("one for each of the {classes} classes")));
+        }
+        let known = || POOLINGS.iter().filter(|(_, p)| spec.pooler || *p != Pooling::Pooler);
+        let pooling = match &self.pooling {
+            None => default_pooling(spec),
+            Some(name) => match POOLINGS.iter().find(|(n, _)| n == name) {
+                Some(&(_, pooling)) => pooling,
+                None => {
+                    let list: Vec<&str> = known().map(|(n, _)| *n).collect();
+                    return Err(wrong("pooling", name.clone(), list.join(", ")));
+                }
+            },
+        };
+        if !known().any(|(_, p)| *p == pooling) {
+            let list: Vec<&str> = known().map(|(n, _)| *n).collect();
+            return Err(wrong("pooling", "pooler, which the base model lacks".into(), list.join(", ")));
+        }
+        Ok(pooling)
+    }
+}
+
+/// An adapter of nothing but a classification head, of a model in `dir`.
+pub(crate) fn head_alone(
+    dir: &Path,
+    spec: &Spec,
+    classes: usize,
+    tensors: Vec<(String, Vec<usize>, Vec<f32>)>,
+) -> Result<Adapter, AdapterError> {
+    let path = dir.join(TENSORS);
+    let extra = Extra::open(&path)?;
+    let task = Task::Classify { classes, pooling: extra.pooling(&path, spec, classes)? };
+    let (mut list, mut theta, mut ranges) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, shape, values) in tensors {
+        gate::finite(&name, &values).map_err(|source| AdapterError::Gate { path: dir.to_owned(), source })?;
+        ranges.push(theta.len()..theta.len() + values.len());
+        theta.extend(values);
+        list.push(TensorSpec { name, shape });
+    }
+    let mut ranges = ranges.into_iter();
+    let head = ranges.next().map(|weight| HeadWiring { weight, bias: ranges.next() });
+    let wiring = Wiring { schema: schema(dir, list)?, head, ..Wiring::default() };
+    let about = About { base_model: dir.display().to_string(), task, labels: extra.labels };
+    Ok(Adapter { wiring, theta, about, lora: None })
+}
+
+fn schema(path: &Path, list: Vec<TensorSpec>) -> Result<Schema, AdapterError> {
+    Schema::new(list).map_err(|e| AdapterError::Unknown {
+        path: path.to_owned(),
+        name: e.to_string(),
+        hint: String::new(),
+    })
 }
 
 /// `adapter_config.json`.

@@ -69,14 +69,7 @@ pub fn write(
         .collect();
     let path = dir.join(TENSORS);
     safetensors::write(&path, tensors).map_err(io(&path))?;
-    let extra = extra(spec, about);
-    let path = dir.join(EXTRA);
-    match extra {
-        Some(extra) => put_json(&path, &extra)?,
-        // of an earlier adapter in this directory
-        None if path.exists() => std::fs::remove_file(&path).map_err(io(&path))?,
-        None => {}
-    }
+    write_extra(dir, spec, about)?;
     put_json(&dir.join(CONFIG), &config)
 }
 
@@ -127,6 +120,18 @@ fn prompt_config(spec: &Spec, wiring: &Wiring, about: &About) -> Map<String, Val
     put("tokenizer_kwargs", Value::Null);
     put("modules_to_save", modules_to_save(spec, wiring));
     map
+}
+
+/// Writes what peft and transformers have no words for, or removes what an earlier model left in this directory.
+pub(crate) fn write_extra(dir: &Path, spec: &Spec, about: &About) -> Result<(), AdapterError> {
+    let path = dir.join(EXTRA);
+    match extra(spec, about) {
+        Some(extra) => put_json(&path, &extra),
+        None if path.exists() => {
+            std::fs::remove_file(&path).map_err(|source| AdapterError::Io { path, source })
+        }
+        None => Ok(()),
+    }
 }
 
 fn extra(spec: &Spec, about: &About) -> Option<Extra> {

@@ -1,6 +1,5 @@
 //! The identity of a checkpoint: what it computes, not how its files are cut.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use antiphon_core::Digest;
@@ -19,12 +18,7 @@ impl Checkpoint {
             h.update(&(bytes.len() as u64).to_le_bytes());
             h.update(bytes);
         };
-        let ignored = &self.config.ignored;
-        let keys: BTreeMap<_, _> = self.config.json.iter().filter(|(k, _)| !ignored.contains(k)).collect();
-        for (key, value) in keys {
-            field(key.as_bytes());
-            field(value.to_string().as_bytes());
-        }
+        field(&self.config.digest().0);
         let tensors: Vec<(&String, &(usize, Located))> = self.tensors.iter().collect();
         let digests = self.tensor_digests(&tensors, threads);
         for ((name, (_, located)), digest) in tensors.iter().zip(digests) {
