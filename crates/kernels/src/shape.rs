@@ -1,6 +1,6 @@
 //! Arithmetic of the seam's small types that every backend shares.
 
-use crate::backend::{AttnShape, Coef, Segment};
+use crate::backend::{AdamW, AttnShape, Coef, Segment};
 use crate::check;
 
 impl Segment {
@@ -97,5 +97,59 @@ impl Coef<'_> {
             Self::Uniform(c) => *c,
             Self::PerRow(c) => c[i],
         }
+    }
+}
+
+impl AdamW {
+    /// The decays as they were written: 0.999, not the binary32 nearest to it, whose distance from 1 is off by a part in
+    /// 80,000. PyTorch computes `1 - beta` from the former.
+    pub(crate) fn betas(&self) -> (f64, f64) {
+        (as_written(self.beta1), as_written(self.beta2))
+    }
+}
+
+/// The number of at most seven decimals that rounds to `x`, where there is one.
+fn as_written(x: f32) -> f64 {
+    let decimal = (f64::from(x) * 1e7).round() / 1e7;
+    if decimal as f32 == x { decimal } else { f64::from(x) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decimals_are_read_as_written() {
+        for x in [0.9, 0.999, 0.95, 0.9999999, 0.0, 0.98] {
+            assert_eq!(as_written(x as f32), x);
+        }
+        let odd = 1.0 / 3.0;
+        assert_eq!(as_written(odd as f32) as f32, odd as f32);
+    }
+
+    #[test]
+    fn cover_of_segments() {
+        let at = |q_at, q_len, k_at, k_len| Segment { q_at, q_len, k_at, k_len };
+        let cover = |s: &[Segment]| {
+            let c = Segment::check(s, (10, 12));
+            (c.every_query, c.every_key, c.keys_apart)
+        };
+        assert_eq!(cover(&[at(0, 4, 0, 5), at(4, 6, 5, 7)]), (true, true, true));
+        assert_eq!(cover(&[at(4, 6, 5, 7), at(0, 4, 0, 5)]), (true, true, true));
+        assert_eq!(cover(&[at(0, 4, 0, 5), at(5, 5, 5, 7)]), (false, true, true));
+        assert_eq!(cover(&[at(0, 4, 0, 6), at(4, 6, 5, 7)]), (true, false, false));
+        assert_eq!(cover(&[]), (false, false, true));
+    }
+
+    #[test]
+    #[should_panic(expected = "share queries")]
+    fn segments_that_share_queries_are_refused() {
+        Segment::check(&[Segment::square(0, 4), Segment::square(3, 2)], (10, 10));
+    }
+
+    #[test]
+    #[should_panic(expected = "beyond 10 queries or 10 keys")]
+    fn segments_beyond_the_rows_are_refused() {
+        Segment::check(&[Segment::square(8, 3)], (10, 10));
     }
 }

@@ -29,11 +29,11 @@ impl Pointwise<1, 3> for AdamWStep {
 }
 
 pub(super) fn adamw(cpu: &Cpu, theta: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], h: AdamW) {
-    let (lr, beta1, beta2) = (f64::from(h.lr), f64::from(h.beta1), f64::from(h.beta2));
+    let (lr, (beta1, beta2)) = (f64::from(h.lr), h.betas());
     let step = AdamWStep {
         decay: (1.0 - lr * f64::from(h.weight_decay)) as f32,
         one_minus_beta1: (1.0 - beta1) as f32,
-        beta2: h.beta2,
+        beta2: beta2 as f32,
         one_minus_beta2: (1.0 - beta2) as f32,
         root_correction2: (1.0 - power(beta2, h.step)).sqrt() as f32,
         eps: h.eps,

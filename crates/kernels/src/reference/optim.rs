@@ -7,7 +7,7 @@ pub(super) fn adamw(theta: &mut [f64], grad: &[f64], m: &mut [f64], v: &mut [f64
     for (what, len) in [("adamw grad", grad.len()), ("adamw m", m.len()), ("adamw v", v.len())] {
         check::same(what, len, theta.len());
     }
-    let (lr, b1, b2) = (f64::from(h.lr), f64::from(h.beta1), f64::from(h.beta2));
+    let (lr, (b1, b2)) = (f64::from(h.lr), h.betas());
     let correct1 = 1.0 - b1.powf(h.step as f64);
     let correct2 = 1.0 - b2.powf(h.step as f64);
     for i in 0..theta.len() {
