@@ -7,6 +7,7 @@
 
 pub mod doctor;
 pub mod format;
+pub mod html;
 pub mod record;
 pub mod results;
 pub mod spread;

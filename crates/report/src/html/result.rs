@@ -1,0 +1,173 @@
+//! The head of the page: what was run, what came of it, what it cost.
+
+use super::write::Html;
+use super::{Report, number, section};
+use crate::format::{bytes, counted, percent, seconds, short};
+use crate::results::{Measure, Results, Who};
+use crate::summary::Summary;
+
+pub(super) fn write(h: &mut Html, report: &Report<'_>) {
+    let s = report.summary;
+    let run = &s.run;
+    h.raw("<header><p class=\"brand\">antiphon</p>").element("h1", "", &run.name);
+    h.open("p", &[("class", &"what")]);
+    h.element("b", "", &run.base_model).text(" on ").element("b", "", &run.data).raw("<br>");
+    h.text(format_args!(
+        "{} · {} · {} · {} of {} in each of {}",
+        run.method,
+        run.objective,
+        run.federation,
+        run.cohort,
+        counted(run.clients, "client"),
+        counted(run.rounds_done, "round"),
+    ));
+    if let Some(steps) = run.local_steps {
+        h.text(format_args!(" · {}", counted(steps, "local step")));
+    }
+    h.raw("</p>");
+    if run.rounds_done < run.rounds {
+        h.open("p", &[("class", &"stopped")])
+            .text(format_args!(
+                "Stopped after {} of {} rounds: the numbers are of that moment.",
+                run.rounds_done, run.rounds
+            ))
+            .close("p");
+    }
+    h.raw("</header>");
+    if let Some(results) = Results::of(s) {
+        headline(h, &results);
+        table(h, &results, s);
+    }
+    tiles(h, s);
+}
+
+/// One sentence that says what came of it.
+fn headline(h: &mut Html, results: &Results) {
+    let Some(measure) = results.measures.first() else { return };
+    let Some(ours) = results.main(Who::Federated) else { return };
+    h.raw("<p class=\"headline\">");
+    if measure.higher {
+        h.text("The federated model answers ")
+            .element("strong", "", (measure.text)(ours))
+            .text(" of the test examples correctly");
+    } else {
+        h.text("The federated model has a test ").text(measure.name).text(" of ").element(
+            "strong",
+            "",
+            (measure.text)(ours),
+        );
+    }
+    let rest: Vec<String> =
+        [(Who::AloneMean, "the mean client alone"), (Who::Base, "the base model as it was")]
+            .iter()
+            .filter_map(|(who, name)| Some(format!("{name} {}", (measure.text)(results.main(*who)?))))
+            .collect();
+    if !rest.is_empty() {
+        h.text(format_args!("; {}", rest.join(", ").replace(" %", "\u{a0}%")));
+    }
+    h.raw(".</p>");
+}
+
+fn table(h: &mut Html, results: &Results, s: &Summary) {
+    section(h, "result", "Result");
+    h.open("p", &[("class", &"note")]).text(format_args!("On {}.", results.computed_on())).close("p");
+    h.raw("<div class=\"wide\"><table class=\"result\"><thead><tr><th></th>");
+    for m in &results.measures {
+        h.open("th", &[("class", &"num")])
+            .text(m.name)
+            .element("small", "", if m.higher { " ↑" } else { " ↓" })
+            .close("th");
+    }
+    let first = &results.measures[0];
+    h.element("th", "bars", first.name).raw("</tr></thead><tbody>");
+    let longest = results.rows.iter().filter_map(|r| r.values[0]).fold(0.0, f64::max);
+    for row in &results.rows {
+        let (class, colour) = match row.who {
+            Who::Base => ("", "c-base"),
+            Who::AloneMean | Who::AloneWorst => ("", "c-alone"),
+            Who::Federated => ("ours", "c-fed"),
+            Who::Centralised => ("", "c-central"),
+        };
+        h.open("tr", &[("class", &class)]).element("th", "", row.who.label());
+        for (value, m) in row.values.iter().zip(&results.measures) {
+            number(h, value.map(m.text));
+        }
+        h.raw("<td class=\"bars\">");
+        if let Some(value) = row.values[0] {
+            h.open(
+                "i",
+                &[("class", &colour), ("style", &format_args!("width:{:.1}%", bar(value, longest, first)))],
+            )
+            .close("i");
+        }
+        h.raw("</td></tr>");
+    }
+    h.raw("</tbody></table></div>");
+    let notes = footnotes(s);
+    if !notes.is_empty() {
+        h.element("p", "note", notes);
+    }
+    h.raw("</section>");
+}
+
+/// Percent of the width: of the whole for a fraction, of the longest bar otherwise.
+fn bar(value: f64, longest: f64, measure: &Measure) -> f64 {
+    let full = if measure.higher { 1.0 } else { longest };
+    if full > 0.0 { (100.0 * value / full).clamp(0.0, 100.0) } else { 0.0 }
+}
+
+/// What each comparison was given.
+fn footnotes(s: &Summary) -> String {
+    let mut notes = Vec::new();
+    let b = &s.baselines;
+    if let Some(alone) = &b.local_only {
+        let steps =
+            alone.steps.map_or_else(String::new, |n| format!(" for {} on its own data", counted(n, "step")));
+        notes.push(format!(
+            "Each client alone: {} trained{steps}, each tested on all clients' test data.",
+            counted(alone.on_union.len() as u64, "model")
+        ));
+    }
+    if let Some(all) = &b.centralised {
+        let given = [all.steps.map(|n| counted(n, "step")), all.examples_seen.map(|n| counted(n, "example"))];
+        let given: Vec<String> = given.into_iter().flatten().collect();
+        let given = if given.is_empty() {
+            String::new()
+        } else {
+            format!(" for {}, repetitions counted", given.join(" and "))
+        };
+        notes.push(format!("All data in one place: one model trained{given}."));
+    }
+    notes.join(" ")
+}
+
+fn tiles(h: &mut Html, s: &Summary) {
+    let t = s.traffic;
+    let share = if s.run.parameters > 0 {
+        format!(
+            "of {} parameters ({})",
+            short(s.run.parameters as f64),
+            percent(s.run.trainable as f64 / s.run.parameters as f64)
+        )
+    } else {
+        "parameters".to_owned()
+    };
+    let mut tiles = vec![
+        ("trained", short(s.run.trainable as f64), share),
+        ("sent up", bytes(t.up as f64), "by all clients, all rounds".to_owned()),
+        ("sent down", bytes(t.down as f64), "to all clients, all rounds".to_owned()),
+        ("took", seconds(s.wall_seconds), format!("on {}", counted(s.run.threads, "thread"))),
+    ];
+    if let Some(rss) = s.peak_rss_bytes {
+        tiles.push(("memory", bytes(rss as f64), "peak of the process".to_owned()));
+    }
+    h.raw("<dl class=\"tiles\">");
+    for (name, value, note) in tiles {
+        h.raw("<div>")
+            .element("dt", "", name)
+            .element("dd", "", value)
+            .element("dd", "note", note)
+            .raw("</div>");
+    }
+    h.raw("</dl>");
+}
