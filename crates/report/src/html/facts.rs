@@ -27,7 +27,7 @@ fn predicted(h: &mut Html, report: &Report<'_>) {
         return;
     }
     section(h, "plan", "Predicted and measured");
-    h.raw("<p class=\"note\">What <code>antiphon plan</code> says before anything runs, beside what came. Exact quantities must be equal; estimates show their ratio.</p>");
+    h.raw("<p class=\"note\">What <code>antiphon plan</code> says before anything runs, beside what came. Exact quantities must be equal; for estimates, × is measured over predicted.</p>");
     h.raw("<div class=\"wide\"><table><thead><tr><th></th><th class=\"num\">predicted</th><th class=\"num\">measured</th><th></th></tr></thead><tbody>");
     for c in list {
         h.raw("<tr>").element("th", "", &c.quantity);
@@ -40,7 +40,7 @@ fn predicted(h: &mut Html, report: &Report<'_>) {
                 h.element("td", "bad", format_args!("differs by {}", quantity(c, m - c.predicted)))
             }
             Some(m) if c.predicted != 0.0 => {
-                h.element("td", "note", format_args!("{} × predicted", significant(m / c.predicted, 2)))
+                h.element("td", "note", format_args!("× {}", significant(m / c.predicted, 2)))
             }
             Some(_) => h.raw("<td></td>"),
         };

@@ -15,14 +15,12 @@ pub(super) fn write(h: &mut Html, report: &Report<'_>) {
     h.raw("</div>");
     let t = s.traffic;
     let rounds = s.run.rounds_done.max(1) as f64;
-    h.raw("<div class=\"wide\"><table><thead><tr><th></th><th class=\"num\">all rounds</th><th class=\"num\">per round</th><th class=\"num\">coordinates</th><th class=\"num\">overhead</th></tr></thead><tbody>");
-    for (name, all, payload) in
-        [("up, clients to server", t.up, t.payload_up), ("down, server to clients", t.down, t.payload_down)]
-    {
+    h.raw("<div class=\"wide\"><table><thead><tr><th></th><th class=\"num\">all rounds</th><th class=\"num\">per round</th><th class=\"num opt\">coordinates</th><th class=\"num\">overhead</th></tr></thead><tbody>");
+    for (name, all, payload) in [("up", t.up, t.payload_up), ("down", t.down, t.payload_down)] {
         h.raw("<tr>").element("th", "", name);
         number(h, Some(bytes(all as f64)));
         number(h, Some(bytes(all as f64 / rounds)));
-        number(h, Some(bytes(payload as f64)));
+        h.element("td", "num opt", bytes(payload as f64));
         let overhead = all.saturating_sub(payload) as f64;
         number(
             h,
@@ -31,7 +29,7 @@ pub(super) fn write(h: &mut Html, report: &Report<'_>) {
         h.raw("</tr>");
     }
     h.raw("</tbody></table></div>");
-    h.raw("<p class=\"note\">Counted on the encoded messages of all clients. Coordinates: the values of updates and models; overhead: headers, names and digests.</p></section>");
+    h.raw("<p class=\"note\">Counted on the encoded messages of all clients; up is from clients to the server. Coordinates: the values of updates and models; overhead: headers, names and digests.</p></section>");
 }
 
 /// `(bytes so far, record)` after each round with traffic.
