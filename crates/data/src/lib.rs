@@ -1,13 +1,13 @@
-//! Text data of many owners, from files to batches of token ids.
+//! Text data of many owners, from files to sequences of token ids.
 //!
 //! ```text
-//! files ─ format ─> Example ─ partition ─> clients ─ split ─> train/validation/test ─ encode ─> Sequence ─> Batch
+//! files ─ format ─> Example ─ partition ─> clients ─ split ─> train/validation/test ─ encode ─> Sequence
 //! ```
 //!
 //! Every arrow is deterministic by seed and independent of threads and of the order of any hash map.
-//! Deliberately missing: tensors, tokenizers (behind [`tokenize::Tokenize`]), downloading, preference pairs.
+//! Deliberately missing: tensors and batches, tokenizers (behind [`tokenize::Tokenize`]), the order of training (the training
+//! crate's), downloading, preference pairs.
 
-pub mod batch;
 pub mod encode;
 pub mod example;
 pub mod format;
@@ -18,8 +18,7 @@ pub mod split;
 pub mod template;
 pub mod tokenize;
 
-pub use batch::{BatchError, Order, SmallClients};
 pub use encode::{EncodeError, EncodeReport, Encoded, Policy, Task};
 pub use example::{Example, Kind, Message, Role};
-pub use sequence::{Batch, Sequence};
+pub use sequence::Sequence;
 pub use tokenize::{Encoding, Tokenize, TokenizeError};

@@ -1,4 +1,4 @@
-//! Token sequences with their targets, and batches of them without padding.
+//! Token sequences with their targets.
 //!
 //! A model of next tokens predicts `ids[i + 1]` at row `i`, so the loss of token `t > 0` sits on row `t - 1`; the
 //! first token of a sequence is never predicted.
@@ -42,58 +42,6 @@ impl Sequence {
     }
 }
 
-/// Sequences laid end to end: `n` rows in all, none of them padding. Each sequence is its own attention segment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Batch {
-    /// Vocabulary ids, `[n]`.
-    pub ids: Vec<u32>,
-    /// Length of each sequence; they sum to `n`.
-    pub lengths: Vec<usize>,
-    /// Rows that carry a label, ascending, `[m]`.
-    pub label_rows: Vec<u32>,
-    /// The token to predict at each of `label_rows`, `[m]`.
-    pub label_ids: Vec<u32>,
-    /// Class of each sequence, when every sequence has one; otherwise empty.
-    pub classes: Vec<u32>,
-}
-
-impl Batch {
-    /// Refills the batch, keeping its memory.
-    pub fn fill<'a>(&mut self, sequences: impl IntoIterator<Item = &'a Sequence>) {
-        self.ids.clear();
-        self.lengths.clear();
-        self.label_rows.clear();
-        self.label_ids.clear();
-        self.classes.clear();
-        for s in sequences {
-            let at = self.ids.len();
-            self.ids.extend_from_slice(&s.ids);
-            self.lengths.push(s.len());
-            for (row, id) in s.labels() {
-                self.label_rows.push((at + row) as u32);
-                self.label_ids.push(id);
-            }
-            self.classes.extend(s.class);
-        }
-        if self.classes.len() != self.lengths.len() {
-            self.classes.clear();
-        }
-    }
-
-    /// A batch of `sequences`.
-    pub fn of<'a>(sequences: impl IntoIterator<Item = &'a Sequence>) -> Self {
-        let mut batch = Self::default();
-        batch.fill(sequences);
-        batch
-    }
-
-    /// Rows in all, `n`.
-    #[must_use]
-    pub fn rows(&self) -> usize {
-        self.ids.len()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,18 +54,5 @@ mod tests {
     fn labels_sit_one_row_before_their_token() {
         let a = sequence(&[5, 6, 7, 8], &[0, 0, 1, 1], None);
         assert_eq!(a.labels().collect::<Vec<_>>(), [(1, 7), (2, 8)]);
-        let b = sequence(&[9, 1], &[0, 1], None);
-        let batch = Batch::of([&a, &b]);
-        assert_eq!(batch.ids, [5, 6, 7, 8, 9, 1]);
-        assert_eq!(batch.lengths, [4, 2]);
-        assert_eq!(batch.label_rows, [1, 2, 4], "no row predicts across a seam between sequences");
-        assert_eq!(batch.label_ids, [7, 8, 1]);
-    }
-
-    #[test]
-    fn classes_are_all_or_nothing() {
-        let one = sequence(&[1], &[0], Some(3));
-        assert_eq!(Batch::of([&one, &one]).classes, [3, 3]);
-        assert!(Batch::of([&one, &sequence(&[1], &[0], None)]).classes.is_empty());
     }
 }

@@ -13,6 +13,8 @@ pub(super) struct Marked {
     pub(super) ids: Vec<u32>,
     /// As long as `ids`.
     pub(super) target: Vec<bool>,
+    /// Bytes of text that each token adds to those of the tokens before it; as long as `ids`.
+    pub(super) bytes: Vec<u32>,
     /// Tokens at the beginning that truncation keeps: `<s>`, `[CLS]`.
     pub(super) prefix: usize,
     /// Tokens at the end that truncation keeps: `[SEP]`.
@@ -24,17 +26,43 @@ pub(super) struct Marked {
 }
 
 impl Marked {
+    /// Tokens that carry loss.
+    pub(super) fn targets(&self) -> usize {
+        self.target.iter().filter(|t| **t).count()
+    }
+
+    /// Bytes of text that the tokens with loss stand for.
+    pub(super) fn target_bytes(&self) -> usize {
+        self.target.iter().zip(&self.bytes).filter(|(t, _)| **t).map(|(_, b)| *b as usize).sum()
+    }
+
+    /// Cuts tokens out.
+    pub(super) fn cut(&mut self, tokens: std::ops::Range<usize>) {
+        self.ids.drain(tokens.clone());
+        self.target.drain(tokens.clone());
+        self.bytes.drain(tokens);
+    }
+
     /// Begins with the beginning-of-sequence token, if given.
     fn begin(bos: Option<u32>) -> Self {
         let prefix = usize::from(bos.is_some());
-        Self { ids: bos.into_iter().collect(), target: vec![false; prefix], prefix, ..Self::default() }
+        let bytes = vec![0; prefix];
+        Self { ids: bos.into_iter().collect(), target: vec![false; prefix], bytes, prefix, ..Self::default() }
     }
 
-    fn push(&mut self, id: u32, target: bool) {
+    fn push(&mut self, id: u32, target: bool, bytes: usize) {
         // Nothing comes before the first token, so nothing predicts it.
         self.target.push(target && !self.ids.is_empty());
         self.ids.push(id);
+        self.bytes.push(bytes as u32);
     }
+}
+
+/// Bytes that a span adds to those before it: the tokens of one character of several bytes share its span.
+fn new_bytes(covered: &mut usize, (start, end): (usize, usize)) -> usize {
+    let from = start.max(*covered);
+    *covered = end.max(*covered);
+    end.saturating_sub(from)
 }
 
 /// Running text: every token is a target.
@@ -45,8 +73,12 @@ pub(super) fn text(
     eos: Option<u32>,
 ) -> Result<Marked, TokenizeError> {
     let mut marked = Marked::begin(bos);
-    for id in t.encode(text, false)?.ids.into_iter().chain(eos) {
-        marked.push(id, true);
+    let (encoding, mut covered) = (t.encode(text, false)?, 0);
+    for (id, span) in encoding.ids.into_iter().zip(encoding.offsets) {
+        marked.push(id, true, new_bytes(&mut covered, span));
+    }
+    if let Some(eos) = eos {
+        marked.push(eos, true, 0);
     }
     Ok(marked)
 }
@@ -61,18 +93,18 @@ pub(super) fn completion(
     train_on_prompt: bool,
 ) -> Result<Marked, TokenizeError> {
     let mut marked = Marked::begin(bos);
-    let seam = prompt.len();
+    let (seam, mut covered) = (prompt.len(), 0);
     let encoding = t.encode(&format!("{prompt}{completion}"), false)?;
     for (id, (start, end)) in encoding.ids.into_iter().zip(encoding.offsets) {
         let learnt = start >= seam && end > start;
         if learnt && marked.answer.is_none() {
             marked.answer = Some(marked.ids.len());
         }
-        marked.push(id, train_on_prompt || learnt);
+        marked.push(id, train_on_prompt || learnt, new_bytes(&mut covered, (start, end)));
         marked.straddling += usize::from(start < seam && seam < end);
     }
     if let Some(eos) = eos {
-        marked.push(eos, true);
+        marked.push(eos, true, 0);
     }
     Ok(marked)
 }
@@ -84,7 +116,14 @@ pub(super) fn classified(t: &dyn Tokenize, text: &str) -> Result<Marked, Tokeniz
     let n = encoding.ids.len();
     let prefix = encoding.offsets.iter().take_while(inserted).count();
     let suffix = encoding.offsets.iter().rev().take_while(inserted).count().min(n - prefix);
-    Ok(Marked { ids: encoding.ids, target: vec![false; n], prefix, suffix, ..Marked::default() })
+    Ok(Marked {
+        ids: encoding.ids,
+        target: vec![false; n],
+        bytes: vec![0; n],
+        prefix,
+        suffix,
+        ..Marked::default()
+    })
 }
 
 /// Why a conversation has no targets.
@@ -138,13 +177,13 @@ pub(super) fn chat(
         spans.push(before.len()..end);
     }
     let encoding = t.encode(&whole, false)?;
-    let mut marked = Marked::default();
+    let (mut marked, mut covered) = (Marked::default(), 0);
     for (id, (start, end)) in encoding.ids.into_iter().zip(encoding.offsets) {
         let learnt = spans.iter().any(|s| start >= s.start && start < s.end && end > start);
         if marked.answer.is_none() && spans.last().is_some_and(|s| start >= s.start && end > start) {
             marked.answer = Some(marked.ids.len());
         }
-        marked.push(id, train_on_prompt || learnt);
+        marked.push(id, train_on_prompt || learnt, new_bytes(&mut covered, (start, end)));
         marked.straddling += usize::from(spans.iter().any(|s| start < s.start && s.start < end));
     }
     // A template that writes the beginning-of-sequence token itself: keep it when cutting from the left.

@@ -1,12 +1,13 @@
 //! Examples to token sequences with targets, with everything that was cut counted.
 
-use std::ops::{AddAssign, Range};
+use std::collections::BTreeMap;
+use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
 pub mod labels;
 mod mark;
-mod pack;
+mod pieces;
 pub mod truncate;
 
 pub use labels::{LabelSet, LabelSetError, Verbalizer};
@@ -14,7 +15,7 @@ pub use mark::ChatError;
 pub use truncate::Truncation;
 
 use crate::example::{Example, Kind};
-use crate::sequence::{Batch, Sequence};
+use crate::sequence::Sequence;
 use crate::tokenize::{Tokenize, TokenizeError};
 use mark::Marked;
 
@@ -45,8 +46,6 @@ pub struct Policy {
     pub bos: Option<u32>,
     /// Put after running text and after completions, and learnt.
     pub eos: Option<u32>,
-    /// Whether running text is packed into full rows.
-    pub packing: bool,
 }
 
 /// What encoding did, in numbers that add up over clients.
@@ -58,8 +57,12 @@ pub struct EncodeReport {
     pub kept: usize,
     /// Tokens kept.
     pub tokens: usize,
+    /// Sequences made of them; more than `kept` where running text was cut into pieces.
+    pub sequences: usize,
     /// Tokens kept that carry loss.
     pub label_tokens: usize,
+    /// Bytes of text that those stand for, for bits per byte; zero for classification.
+    pub label_bytes: usize,
     /// Examples that lost tokens to the limit.
     pub truncated: usize,
     /// Tokens lost, those of dropped examples included.
@@ -79,7 +82,9 @@ impl AddAssign for EncodeReport {
         self.examples += other.examples;
         self.kept += other.kept;
         self.tokens += other.tokens;
+        self.sequences += other.sequences;
         self.label_tokens += other.label_tokens;
+        self.label_bytes += other.label_bytes;
         self.truncated += other.truncated;
         self.tokens_lost += other.tokens_lost;
         self.label_tokens_lost += other.label_tokens_lost;
@@ -89,60 +94,23 @@ impl AddAssign for EncodeReport {
     }
 }
 
-/// An encoded part of one client's data. A *row* is what a micro-batch counts: one example, or, when packing, one full
-/// row of several documents.
+/// An encoded part of one client's data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Encoded {
-    sequences: Vec<Sequence>,
-    rows: Vec<Range<usize>>,
+    /// In the order of the examples.
+    pub sequences: Vec<Sequence>,
     /// What was cut and what was left out.
     pub report: EncodeReport,
 }
 
 impl Encoded {
-    /// Number of rows.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    /// True without rows.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
-    /// The sequences of row `i`; empty for a row that does not exist.
-    #[must_use]
-    pub fn row(&self, i: usize) -> &[Sequence] {
-        self.rows.get(i).and_then(|r| self.sequences.get(r.clone())).unwrap_or_default()
-    }
-
-    /// All sequences, in row order.
-    #[must_use]
-    pub fn sequences(&self) -> &[Sequence] {
-        &self.sequences
-    }
-
-    /// Refills `batch` with the sequences of `rows`.
-    pub fn fill(&self, rows: &[usize], batch: &mut Batch) {
-        batch.fill(rows.iter().flat_map(|&i| self.row(i)));
-    }
-
-    /// Tokens of the longest row, for planning activations.
-    #[must_use]
-    pub fn longest_row(&self) -> usize {
-        (0..self.len()).map(|i| self.row(i).iter().map(Sequence::len).sum()).max().unwrap_or(0)
-    }
-
-    fn push(&mut self, sequences: impl IntoIterator<Item = Sequence>) {
-        let from = self.sequences.len();
-        for s in sequences {
-            self.report.tokens += s.len();
-            self.report.label_tokens += s.label_tokens();
-            self.sequences.push(s);
-        }
-        self.rows.push(from..self.sequences.len());
+    fn push(&mut self, marked: Marked, class: Option<u32>) {
+        let report = &mut self.report;
+        report.sequences += 1;
+        report.tokens += marked.ids.len();
+        report.label_tokens += marked.targets();
+        report.label_bytes += marked.target_bytes();
+        self.sequences.push(Sequence { ids: marked.ids, target: marked.target, class });
     }
 }
 
@@ -259,85 +227,97 @@ pub fn encode(
     of: &str,
 ) -> Result<Encoded, EncodeError> {
     let mut out = Encoded::default();
-    let mut documents = Vec::new();
+    let limit = policy.sequence_len;
     for (i, example) in examples.iter().enumerate() {
         out.report.examples += 1;
         let (mut marked, class) = mark(example, policy, t, of, i)?;
         out.report.straddling += marked.straddling;
-        if policy.packing && matches!(example.kind, Kind::Lm { .. }) {
-            documents.push(Sequence { ids: marked.ids, target: marked.target, class: None });
-            continue;
-        }
-        let before = (marked.ids.len(), targets(&marked));
-        if before.0 > policy.sequence_len {
-            match policy.truncation {
-                Truncation::PromptLeft => truncate::prompt_left(&mut marked, policy.sequence_len),
-                Truncation::Tail => truncate::tail(&mut marked, policy.sequence_len),
-                Truncation::Drop => {
-                    out.report.dropped_too_long += 1;
-                    out.report.tokens_lost += before.0;
-                    out.report.label_tokens_lost += before.1;
-                    continue;
-                }
-                Truncation::Error => {
-                    let (tokens, limit) = (before.0, policy.sequence_len);
-                    return Err(EncodeError::TooLong { of: of.to_owned(), example: i, tokens, limit });
-                }
+        let (tokens, targets) = (marked.ids.len(), marked.targets());
+        let long = tokens > limit;
+        let running = matches!(example.kind, Kind::Lm { .. });
+        match policy.truncation {
+            Truncation::Error if long => {
+                return Err(EncodeError::TooLong { of: of.to_owned(), example: i, tokens, limit });
             }
-            out.report.truncated += 1;
-            out.report.tokens_lost += before.0 - marked.ids.len();
-            out.report.label_tokens_lost += before.1 - targets(&marked);
+            Truncation::Drop if long => {
+                out.report.dropped_too_long += 1;
+                out.report.tokens_lost += tokens;
+                out.report.label_tokens_lost += targets;
+                continue;
+            }
+            Truncation::Tail => truncate::tail(&mut marked, limit),
+            Truncation::PromptLeft if !running => truncate::prompt_left(&mut marked, limit),
+            _ => {}
         }
-        let nothing = match class {
-            Some(_) => marked.ids.is_empty(),
-            None => targets(&marked) == 0,
-        };
+        out.report.truncated += usize::from(marked.ids.len() < tokens);
+        out.report.tokens_lost += tokens - marked.ids.len();
+        out.report.label_tokens_lost += targets - marked.targets();
+        let nothing = if class.is_some() { marked.ids.is_empty() } else { marked.targets() == 0 };
         if nothing {
             out.report.dropped_all_masked += 1;
             continue;
         }
         out.report.kept += 1;
-        out.push([Sequence { ids: marked.ids, target: marked.target, class }]);
+        if running {
+            pieces::pieces(marked, limit).into_iter().for_each(|piece| out.push(piece, None));
+        } else {
+            out.push(marked, class);
+        }
     }
-    out.report.kept += documents.iter().filter(|d| d.len() > 1).count();
-    out.report.dropped_all_masked += documents.iter().filter(|d| d.len() < 2).count();
-    for row in pack::pack(documents, policy.sequence_len) {
-        out.push(row);
-    }
-    if out.is_empty() && !examples.is_empty() {
-        let (report, limit) = (Box::new(out.report), policy.sequence_len);
-        return Err(EncodeError::AllMasked { of: of.to_owned(), report, limit });
+    if out.sequences.is_empty() && !examples.is_empty() {
+        return Err(EncodeError::AllMasked { of: of.to_owned(), report: Box::new(out.report), limit });
     }
     Ok(out)
 }
 
-/// The sequences of a text under each word of `verbalizer`, in the order of its labels: whoever compares their losses
-/// classifies by words. Cut as the policy says, whatever [`Truncation`] it names, to the same context for every word.
-pub fn choices(
-    text: &str,
-    verbalizer: &Verbalizer,
-    policy: &Policy,
+/// The token that stands for each of `words` after `prompt`, in order: what a model that answers by one word chooses
+/// among. Errors unless every word is one token there and no two share one.
+pub fn label_words<'a>(
+    prompt: &str,
+    words: impl IntoIterator<Item = &'a str>,
     t: &dyn Tokenize,
-) -> Result<Vec<Sequence>, TokenizeError> {
-    let marked: Vec<Marked> = verbalizer
-        .0
-        .values()
-        .map(|word| mark::completion(t, text, word, policy.bos, None, false))
-        .collect::<Result<_, _>>()?;
-    let longest = marked.iter().map(|m| m.ids.len()).max().unwrap_or(0);
-    let surplus = longest.saturating_sub(policy.sequence_len);
-    Ok(marked
-        .into_iter()
-        .map(|mut m| {
-            let limit = m.ids.len().saturating_sub(surplus);
-            truncate::prompt_left(&mut m, limit);
-            Sequence { ids: m.ids, target: m.target, class: None }
-        })
-        .collect())
+) -> Result<Vec<u32>, LabelWordError> {
+    let mut seen = BTreeMap::<u32, &str>::new();
+    let mut ids = Vec::new();
+    for word in words {
+        let marked = mark::completion(t, prompt, word, None, None, false)?;
+        let tokens = marked.answer.map_or(&[][..], |a| &marked.ids[a..]);
+        let [id] = *tokens else {
+            return Err(LabelWordError::NotOneToken { word: word.to_owned(), tokens: tokens.len() });
+        };
+        if let Some(other) = seen.insert(id, word) {
+            return Err(LabelWordError::Shared { word: word.to_owned(), other: other.to_owned() });
+        }
+        ids.push(id);
+    }
+    Ok(ids)
 }
 
-fn targets(marked: &Marked) -> usize {
-    marked.target.iter().filter(|t| **t).count()
+/// Words that cannot be told apart by one token.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LabelWordError {
+    /// The tokenizer failed.
+    #[error(transparent)]
+    Tokenize(#[from] TokenizeError),
+    /// No token of its own, or several.
+    #[error(
+        "label word {word:?} is {tokens} tokens after the prompt, and must be one; 0 means that it merges with the prompt"
+    )]
+    NotOneToken {
+        /// The word.
+        word: String,
+        /// Tokens found.
+        tokens: usize,
+    },
+    /// Two words with the same token.
+    #[error("label words {word:?} and {other:?} are the same token")]
+    Shared {
+        /// The word.
+        word: String,
+        /// The one before it.
+        other: String,
+    },
 }
 
 fn mark(

@@ -74,7 +74,6 @@ fn policy(limit: usize) -> Policy {
         train_on_prompt: false,
         bos: None,
         eos: None,
-        packing: false,
     }
 }
 
@@ -96,7 +95,7 @@ fn run(examples: &[Example], policy: &Policy, toy: &Toy) -> Result<Encoded, Enco
 
 /// Tokens of the first sequence as text, targets in brackets.
 fn shown(encoded: &Encoded, toy: &Toy) -> String {
-    let s = &encoded.sequences()[0];
+    let s = &encoded.sequences[0];
     let piece = |id: u32| match id {
         BOS => "^".to_owned(),
         EOS => "$".to_owned(),
@@ -218,7 +217,10 @@ fn truncation_is_counted() {
     let two = [completion("pppp", "cc"), completion("p", "c")];
     let e = run(&two, &Policy { truncation: Truncation::Drop, ..policy(4) }, &toy).unwrap();
     let r = e.report;
-    assert_eq!((e.len(), r.examples, r.kept, r.dropped_too_long, r.label_tokens_lost), (1, 2, 1, 1, 2));
+    assert_eq!(
+        (e.sequences.len(), r.examples, r.kept, r.dropped_too_long, r.label_tokens_lost),
+        (1, 2, 1, 1, 2)
+    );
 }
 
 #[test]
@@ -232,12 +234,13 @@ fn labelled_rows_as_words() {
     assert!(e.contains("no word for label `2`") && e.contains("0, 1"), "{e}");
     let e = run(&[labelled("ok:", "2")], &policy(64), &toy).unwrap_err().to_string();
     assert!(e.contains("verbalizer") && e.contains("`classification`"), "{e}");
-    // every word in the same context, also when the text is cut
-    let c = choices("a long text:", &words, &Policy { sequence_len: 6, bos: Some(BOS), ..policy(0) }, &toy)
-        .unwrap();
-    assert_eq!(c.iter().map(|s| s.ids.len()).collect::<Vec<_>>(), [6, 6]);
-    assert_eq!(c[0].ids[..5], c[1].ids[..5]);
-    assert_eq!(c.iter().map(Sequence::label_tokens).collect::<Vec<_>>(), [1, 1]);
+    // what a model that answers by one word chooses among
+    assert_eq!(label_words("ok:", [" good", " bad"], &toy).unwrap(), [300, 301]);
+    let e = label_words("ok:", [" good", " fine"], &toy).unwrap_err().to_string();
+    assert!(e.contains("\" fine\" is 5 tokens"), "{e}");
+    let e = label_words("ok:", [" bad", " bad"], &toy).unwrap_err().to_string();
+    assert!(e.contains("the same token"), "{e}");
+    assert!(label_words("ok: ", ["good"], &Toy::new(&[" good"])).is_err(), "merged with the prompt");
 }
 
 #[test]
@@ -246,7 +249,7 @@ fn labelled_rows_as_classes() {
     let set = LabelSet::of(["neg", "pos"]).unwrap();
     let p = Policy { task: Task::Classes(set), ..policy(5) };
     let e = run(&[labelled("abcdef", "pos")], &p, &toy).unwrap();
-    assert_eq!((shown(&e, &toy).as_str(), e.sequences()[0].class), ("CabcS", Some(1)));
+    assert_eq!((shown(&e, &toy).as_str(), e.sequences[0].class), ("CabcS", Some(1)));
     assert_eq!((e.report.truncated, e.report.tokens_lost), (1, 3));
     let e = run(&[labelled("a", "poss")], &p, &toy).unwrap_err().to_string();
     assert!(
@@ -259,20 +262,44 @@ fn labelled_rows_as_classes() {
 }
 
 #[test]
-fn packing_fills_rows_and_keeps_documents_apart() {
-    let toy = Toy::new(&[]);
-    let docs: Vec<Example> =
-        ["abc", "defghi", "j"].map(|t| example(Kind::Lm { text: t.into() })).into_iter().collect();
-    let p = Policy { packing: true, bos: Some(BOS), eos: Some(EOS), ..policy(6) };
+fn long_running_text_goes_on_and_loses_nothing() {
+    let toy = Toy::new(&["é"]);
+    let docs: Vec<Example> = ["abc", "défghi", "j"].map(|t| example(Kind::Lm { text: t.into() })).into();
+    let p = Policy { bos: Some(BOS), eos: Some(EOS), ..policy(5) };
     let e = run(&docs, &p, &toy).unwrap();
-    let lengths = |i: usize| e.row(i).iter().map(Sequence::len).collect::<Vec<_>>();
-    assert_eq!((0..e.len()).map(lengths).collect::<Vec<_>>(), [vec![5], vec![6], vec![3, 3]]);
-    assert_eq!(e.report.label_tokens, 3 + 6 + 1 + 3, "every token and every end, once");
-    assert_eq!((e.report.kept, e.report.truncated, e.longest_row()), (3, 0, 6));
-    let mut batch = Batch::default();
-    e.fill(&[0, 2], &mut batch);
-    assert_eq!((batch.rows(), batch.lengths.as_slice()), (11, &[5, 3, 3][..]));
-    assert!(e.row(99).is_empty());
+    assert_eq!(e.sequences.iter().map(Sequence::len).collect::<Vec<_>>(), [5, 5, 4, 3]);
+    assert_eq!(e.sequences[2].ids[0], e.sequences[1].ids[4], "a piece begins with the last token before it");
+    let r = e.report;
+    assert_eq!((r.kept, r.sequences, r.truncated, r.tokens_lost), (3, 4, 0, 0));
+    assert_eq!(r.label_tokens, 4 + 7 + 2, "every token and every end, once");
+    assert_eq!(r.label_bytes, 3 + 7 + 1, "the bytes of the texts");
+    let e = run(&docs, &Policy { truncation: Truncation::Tail, ..p }, &toy).unwrap();
+    assert_eq!((e.report.truncated, e.report.label_tokens_lost), (1, 3));
+}
+
+#[test]
+fn bytes_of_labels_leave_out_the_prompt_and_count_shared_spans_once() {
+    // a tokenizer of single bytes: the two tokens of "é" share its span, as byte-level tokenizers report it
+    struct Bytes;
+    impl Tokenize for Bytes {
+        fn encode(&self, text: &str, _: bool) -> Result<Encoding, TokenizeError> {
+            let spans = text.char_indices().flat_map(|(i, c)| vec![(i, i + c.len_utf8()); c.len_utf8()]);
+            Ok(Encoding { ids: text.bytes().map(u32::from).collect(), offsets: spans.collect() })
+        }
+        fn bos(&self) -> Option<u32> {
+            None
+        }
+        fn eos(&self) -> Option<u32> {
+            None
+        }
+        fn render_chat(&self, _: &[Message], _: bool) -> Result<String, TokenizeError> {
+            Err(TokenizeError::NoChatTemplate)
+        }
+    }
+    let e = encode(&[completion("pé", "éc")], &policy(64), &Bytes, "x").unwrap();
+    assert_eq!((e.report.label_tokens, e.report.label_bytes, e.report.straddling), (3, 3, 0));
+    let e = encode(&[messages(&[(Role::User, "a"), (Role::Assistant, "b")])], &policy(64), &Bytes, "x");
+    assert!(e.unwrap_err().to_string().contains("no chat template"));
 }
 
 #[test]

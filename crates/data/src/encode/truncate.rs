@@ -9,7 +9,7 @@ use super::mark::Marked;
 #[serde(rename_all = "snake_case")]
 pub enum Truncation {
     /// Cut what comes before the last answer, oldest first, `<s>` kept; the answer loses its tail only if it is too long
-    /// alone. For text to classify and for running text, cut the tail.
+    /// alone. Text to classify loses its tail. Running text loses nothing: it goes on in further sequences.
     #[default]
     PromptLeft,
     /// Cut the tail. A long prompt may push out the whole answer.
@@ -29,9 +29,7 @@ pub(super) fn prompt_left(marked: &mut Marked, limit: usize) {
     // At least one token must stand before the answer to predict its first.
     let keep_before = usize::from(marked.prefix == 0);
     let removable = marked.answer.map_or(0, |a| a.saturating_sub(marked.prefix + keep_before));
-    let cut = marked.prefix..marked.prefix + surplus.min(removable);
-    marked.ids.drain(cut.clone());
-    marked.target.drain(cut);
+    marked.cut(marked.prefix..marked.prefix + surplus.min(removable));
     if let Some(first) = marked.target.first_mut() {
         *first = false;
     }
@@ -45,9 +43,7 @@ pub(super) fn tail(marked: &mut Marked, limit: usize) {
         return;
     }
     let suffix = marked.suffix.min(limit);
-    let cut = limit - suffix..n - suffix;
-    marked.ids.drain(cut.clone());
-    marked.target.drain(cut);
+    marked.cut(limit - suffix..n - suffix);
 }
 
 #[cfg(test)]
@@ -59,6 +55,7 @@ mod tests {
         Marked {
             ids: (0..shape.len() as u32).collect(),
             target: shape.chars().map(|c| c == 'a').collect(),
+            bytes: vec![1; shape.len()],
             prefix: shape.matches('<').count(),
             suffix: shape.matches('>').count(),
             answer: shape.rfind("pa").map(|i| i + 1),
@@ -90,8 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn running_text_and_classified_text_lose_their_tail() {
-        assert_eq!(left("<aaaa", 3), (vec![0, 1, 2], 2));
+    fn classified_text_loses_its_tail_but_not_its_end_marker() {
         assert_eq!(left("<ppppp>", 4), (vec![0, 1, 2, 6], 0), "[CLS] and [SEP] stay");
         let mut m = marked("ppaa");
         tail(&mut m, 2);
