@@ -19,6 +19,9 @@ pub struct Contract {
     pub l2: Option<f64>,
     /// What the server can observe from here on.
     pub view: View,
+    /// Whether vectors carry a factor that only their sum can be freed of, so that one by one they are not in the
+    /// units of the model.
+    pub weighted: bool,
 }
 
 /// The set each coordinate lives in.
@@ -52,6 +55,9 @@ impl fmt::Display for Contract {
         }
         if !self.summable {
             write!(f, ", not summable")?;
+        }
+        if self.weighted {
+            write!(f, ", multiplied by a weight")?;
         }
         if self.view == View::SumOnly {
             write!(f, ", visible to the server only as a sum")?;

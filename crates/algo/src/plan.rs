@@ -39,6 +39,7 @@ impl Plan {
             summable: true,
             l2: None,
             view: View::PerClient,
+            weighted: false,
         };
         let mut stages = Vec::with_capacity(self.layers.len());
         for layer in self.layers {

@@ -109,6 +109,14 @@ impl Layer for WeightedMean {
                 remedy: "put `weight` before the layer that leaves the reals",
             });
         }
+        if up.weighted {
+            return Err(Mismatch {
+                stage: ID,
+                needs: "vectors that are not weighted yet",
+                found: up.clone(),
+                remedy: "keep one `weight` layer",
+            });
+        }
         let cap = match self.by {
             By::Uniform => Some(1.0),
             By::Examples => self.cap,
@@ -120,7 +128,7 @@ impl Layer for WeightedMean {
             (Some(bound), Some(cap)) => Some(cap * bound.hypot(1.0) * widen),
             _ => None,
         };
-        Ok(Contract { l2, len: up.len + 1, ..up.clone() })
+        Ok(Contract { l2, len: up.len + 1, weighted: true, ..up.clone() })
     }
 
     fn client(
