@@ -7,7 +7,7 @@
 
 use antiphon_kernels::Segment;
 
-use crate::wiring::Task;
+use crate::wiring::{Pooling, Task};
 
 /// The id of a row that is no token: a row of a soft prompt, or padding.
 pub const NO_TOKEN: u32 = u32::MAX;
@@ -348,6 +348,17 @@ impl Batch {
     #[must_use]
     pub fn last_rows(&self) -> &[u32] {
         &self.last_rows
+    }
+
+    /// The rows that the head reads, where they are not all: those with a label, or one a sequence.
+    pub(crate) fn head_rows(&self) -> Option<&[u32]> {
+        let rows = match self.limits.task {
+            Task::CausalLm => &self.label_rows,
+            Task::Classify { pooling: Pooling::Cls | Pooling::Pooler, .. } => &self.first_rows,
+            Task::Classify { pooling: Pooling::Last, .. } => &self.last_rows,
+            Task::Classify { pooling: Pooling::Mean, .. } => return None,
+        };
+        (!rows.is_empty() && rows.len() < self.rows()).then_some(rows)
     }
 
     /// What the batch may hold.

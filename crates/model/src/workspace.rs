@@ -256,7 +256,7 @@ impl<T> Acts<T> {
             ddropped: make(when(train, n * plan.dropout_width))?,
         };
         let wide = [
-            make(n * if blocks { f.max(q).max(fused) } else { f.max(fused) })?,
+            make(n * f.max(q).max(fused))?,
             make(when(blocks, n * f.max(q)))?,
             make(when(blocks, n * if gated { f.max(kv) } else { kv }))?,
             make(when(blocks, n * kv))?,

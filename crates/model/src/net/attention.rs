@@ -4,7 +4,7 @@ use antiphon_kernels::{Backend, Dst, Src};
 
 use super::cache::LayerCache;
 use super::maps::{Ctx, Param, dst, src};
-use super::norm::residual;
+use super::norm::{gather, residual, scatter};
 use super::resolve::Qkv;
 use super::{Net, plan};
 use crate::batch::Batch;
@@ -17,6 +17,7 @@ impl<B: Backend> Net<B> {
         &self,
         cx: &Ctx<'_, B>,
         batch: &Batch,
+        head: Option<&[u32]>,
         acts: &mut Acts<B::Buf>,
         layer: usize,
         cache: Option<(&mut LayerCache<B>, &[u32])>,
@@ -26,7 +27,7 @@ impl<B: Backend> Net<B> {
         let (q_width, kv_width) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let (i, j) = self.sites(acts, k);
         let slot = self.layer_slot(acts, layer);
-        let Acts { res, stats, attention, low, n: normed, wide, .. } = acts;
+        let Acts { res, stats, attention, low, n: normed, wide, out, .. } = acts;
         let a = &mut attention[slot];
         self.norm(cx, k, n, &res[i], normed, &mut stats[i]);
 
@@ -80,8 +81,20 @@ impl<B: Backend> Net<B> {
                 backend.attention(q, src(&cache.k, len), src(&cache.v, len), &batch.segments, shape, y, lse);
             }
         }
-        let stream = residual(backend, self.post_norm(), normed, res, (i, j), n * spec.hidden);
-        block.o.forward(cx, n, &a.y, stream, true, low);
+        match head {
+            None => {
+                let stream = residual(backend, self.post_norm(), normed, res, (i, j), n * spec.hidden);
+                block.o.forward(cx, n, &a.y, stream, true, low);
+            }
+            Some(rows) => {
+                let (m, d) = (rows.len(), spec.hidden);
+                let from = if self.post_norm() { &*normed } else { &res[i] };
+                gather(backend, batch, from, n, rows, &mut out.x, d);
+                backend.axpy(1.0, src(&out.x, m * d), dst(&mut res[j], m * d), false);
+                gather(backend, batch, &a.y, n, rows, &mut wide[0], q_width);
+                block.o.forward(cx, m, &wide[0], &mut res[j], true, low);
+            }
+        }
     }
 
     /// Gradients of [`Self::attention`]: `dr` comes as the gradient after the branch and leaves as the one before.
@@ -89,6 +102,7 @@ impl<B: Backend> Net<B> {
         &self,
         cx: &Ctx<'_, B>,
         batch: &Batch,
+        head: Option<&[u32]>,
         acts: &mut Acts<B::Buf>,
         layer: usize,
         grads: &mut B::Buf,
@@ -99,13 +113,30 @@ impl<B: Backend> Net<B> {
         let lowest = self.parts.plan.lowest;
         let (i, _) = self.sites(acts, k);
         let slot = self.layer_slot(acts, layer);
-        let Acts { res, stats, attention, low, n: normed, dn, dr, wide, gain, .. } = acts;
+        let Acts { res, stats, attention, low, n: normed, dn, dr, wide, gain, out, .. } = acts;
         let a = &attention[slot];
 
         let below = lowest <= plan::inner(k);
-        block.o.backward(cx, n, &a.y, dr, below.then_some((&mut wide[0], false)), grads, low);
+        match head {
+            None => block.o.backward(cx, n, &a.y, dr, below.then_some((&mut wide[0], false)), grads, low),
+            Some(rows) => {
+                let [y, dy, ..] = &mut *wide;
+                if block.o.reads_input() {
+                    gather(backend, batch, &a.y, n, rows, y, q_width);
+                }
+                block.o.backward(cx, rows.len(), y, dr, below.then_some((&mut *dy, false)), grads, low);
+            }
+        }
         if !below {
             return;
+        }
+        if let Some(rows) = head {
+            // from here on all rows again: those that the head did not read start from zero
+            let m = rows.len();
+            let [full, dy, ..] = &mut *wide;
+            scatter(backend, batch, dy, rows, full, n, q_width);
+            backend.axpy(1.0, src(dr, m * d), dst(&mut out.x, m * d), false);
+            scatter(backend, batch, &out.x, rows, dr, n, d);
         }
         {
             let [dy, dq, dk, dv] = &mut *wide;

@@ -142,7 +142,8 @@ impl<B: Backend> Net<B> {
         Ok(Workspace::new(backend, &Dims { spec: self.spec(), task: self.task, plan, shape, mode })?)
     }
 
-    /// Runs the blocks. Losses, logits and [`Net::backward`] read what this leaves in the workspace.
+    /// Runs the blocks. Losses, logits and [`Net::backward`] read what this leaves in the workspace. Where some rows
+    /// carry labels, or one row stands for a sequence, the last block's MLP runs on those rows only.
     ///
     /// # Errors
     /// A step larger than the workspace, or a trainable vector of the wrong length.
@@ -187,8 +188,9 @@ impl<B: Backend> Net<B> {
         self.embed(&cx, batch, &mut ws.acts);
         for layer in 0..self.spec().layers {
             let kept = cache.as_mut().map(|(c, rows)| (c.layer(layer), *rows));
-            self.attention(&cx, batch, &mut ws.acts, layer, kept);
-            self.mlp(&cx, batch.rows(), &mut ws.acts, layer);
+            let head = self.head_rows(batch, layer);
+            self.attention(&cx, batch, head, &mut ws.acts, layer, kept);
+            self.mlp(&cx, head.map_or(batch.rows(), <[u32]>::len), &mut ws.acts, layer);
         }
         Ok(())
     }
@@ -218,11 +220,12 @@ impl<B: Backend> Net<B> {
         let cx = self.ctx(backend, params, train);
         self.out_backward(&cx, batch, &mut ws.acts, grads);
         for layer in (0..self.spec().layers).rev() {
+            let head = self.head_rows(batch, layer);
             if lowest <= plan::outer(2 * layer + 1) {
-                self.mlp_backward(&cx, batch.rows(), &mut ws.acts, layer, grads);
+                self.mlp_backward(&cx, head.map_or(batch.rows(), <[u32]>::len), &mut ws.acts, layer, grads);
             }
             if lowest <= plan::outer(2 * layer) {
-                self.attention_backward(&cx, batch, &mut ws.acts, layer, grads);
+                self.attention_backward(&cx, batch, head, &mut ws.acts, layer, grads);
             }
         }
         if lowest == plan::EMBEDDING {
@@ -249,7 +252,15 @@ impl<B: Backend> Net<B> {
     ) -> Result<(), NetError> {
         self.check_params(backend, params)?;
         capacity("rows", batch.rows(), ws.shape.tokens)?;
+        let head = batch.head_rows().map_or(0, <[u32]>::len);
+        capacity("rows of the head", head, backend.len(&ws.acts.out.x) / self.spec().hidden)?;
         capacity("sequences", batch.segments().len(), ws.shape.segments)
+    }
+
+    /// The rows that the head reads, at the layer after whose attention nothing mixes rows any more: from there on only
+    /// they are computed, as a matrix of their own.
+    fn head_rows<'b>(&self, batch: &'b Batch, layer: usize) -> Option<&'b [u32]> {
+        batch.head_rows().filter(|_| layer + 1 == self.spec().layers)
     }
 
     fn post_norm(&self) -> bool {

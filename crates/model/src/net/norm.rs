@@ -1,9 +1,10 @@
-//! Norms of the residual stream, forward and backward, and the start of a branch.
+//! Norms of the residual stream, forward and backward, and how its rows are copied.
 
 use antiphon_kernels::{Backend, Dst};
 
 use super::Net;
 use super::maps::{Ctx, dst, src};
+use crate::batch::Batch;
 
 impl<B: Backend> Net<B> {
     /// `y = norm_k(x)` for `n` rows of the residual stream.
@@ -83,4 +84,33 @@ pub(super) fn residual<'a, B: Backend>(
         backend.axpy(1.0, src(&before[i], len), Dst::new(&mut after[0], 0, len), false);
     }
     &mut res[j]
+}
+
+/// `to = from[rows]`, of `n` rows of `width`.
+pub(super) fn gather<B: Backend>(
+    backend: &B,
+    batch: &Batch,
+    from: &B::Buf,
+    n: usize,
+    rows: &[u32],
+    to: &mut B::Buf,
+    width: usize,
+) {
+    let m = rows.len();
+    backend.rows(src(from, n * width), rows, dst(to, m * width), &batch.iota[..m], width, false);
+}
+
+/// `to[rows] = from`, and zero on the rest of its `n` rows.
+pub(super) fn scatter<B: Backend>(
+    backend: &B,
+    batch: &Batch,
+    from: &B::Buf,
+    rows: &[u32],
+    to: &mut B::Buf,
+    n: usize,
+    width: usize,
+) {
+    let m = rows.len();
+    backend.fill(dst(to, n * width), 0.0);
+    backend.rows(src(from, m * width), &batch.iota[..m], dst(to, n * width), rows, width, false);
 }

@@ -6,6 +6,7 @@
 use antiphon_kernels::{Backend, Coef, Dst, Layout, Linear, Loss, Src};
 
 use super::maps::{Ctx, dst, src};
+use super::norm::{gather, scatter};
 use super::resolve::Out;
 use super::{Net, NetError, capacity, plan};
 use crate::batch::Batch;
@@ -38,7 +39,7 @@ impl<B: Backend> Net<B> {
             return Err(NetError::NoLabels);
         }
         let cx = self.ctx(backend, params, None);
-        self.select(&cx, &batch.label_rows, &batch.iota, batch.rows(), ws)?;
+        self.select(&cx, batch, &batch.label_rows, ws)?;
         let d = self.spec().hidden;
         let OutActs { h, dh, chunk, .. } = &mut ws.acts.out;
         let want_dh = grads.is_some() && self.trains_below_head();
@@ -124,7 +125,7 @@ impl<B: Backend> Net<B> {
     /// Logits of the vocabulary at `rows` after [`Net::forward`], `[rows, vocab]`, into `logits`.
     ///
     /// # Errors
-    /// A task without a vocabulary, or more rows than planned.
+    /// A task without a vocabulary, more rows than planned, or rows other than the labelled ones of a batch with labels.
     pub fn logits(
         &self,
         backend: &B,
@@ -136,7 +137,7 @@ impl<B: Backend> Net<B> {
     ) -> Result<(), NetError> {
         let Out::Lm { head } = &self.parts.out else { return Err(self.wrong_task(batch)) };
         let cx = self.ctx(backend, params, None);
-        self.select(&cx, rows, &batch.iota, batch.rows(), ws)?;
+        self.select(&cx, batch, rows, ws)?;
         let (d, vocab) = (self.spec().hidden, self.spec().vocab);
         let map = Linear { w: head.mat(&cx), bias: None, d_in: d, d_out: vocab, layout: Layout::OutIn };
         backend.linear(src(&ws.acts.out.h, rows.len() * d), map, logits, false);
@@ -146,7 +147,7 @@ impl<B: Backend> Net<B> {
     /// Hidden states after the last norm at `rows`, `[rows, d]`, after [`Net::forward`].
     ///
     /// # Errors
-    /// More rows than planned.
+    /// More rows than planned, or rows that the step did not compute.
     pub fn hidden<'w>(
         &self,
         backend: &B,
@@ -156,7 +157,7 @@ impl<B: Backend> Net<B> {
         ws: &'w mut Workspace<B>,
     ) -> Result<Src<'w, B::Buf>, NetError> {
         let cx = self.ctx(backend, params, None);
-        self.select(&cx, rows, &batch.iota, batch.rows(), ws)?;
+        self.select(&cx, batch, rows, ws)?;
         Ok(src(&ws.acts.out.h, rows.len() * self.spec().hidden))
     }
 
@@ -164,19 +165,28 @@ impl<B: Backend> Net<B> {
     fn select(
         &self,
         cx: &Ctx<'_, B>,
+        batch: &Batch,
         rows: &[u32],
-        iota: &[u32],
-        n: usize,
         ws: &mut Workspace<B>,
     ) -> Result<(), NetError> {
-        let d = self.spec().hidden;
-        capacity("rows of the head", rows.len(), cx.backend.len(&ws.acts.out.h) / d)?;
-        let k = 2 * self.spec().layers;
+        let (k, d, m) = (2 * self.spec().layers, self.spec().hidden, rows.len());
+        capacity("rows of the head", m, cx.backend.len(&ws.acts.out.h) / d)?;
         let Acts { res, out: OutActs { x, h, stats, .. }, .. } = &mut ws.acts;
-        let (m, last) = (rows.len(), res.len() - 1);
-        cx.backend.rows(src(&res[last], n * d), rows, dst(x, m * d), &iota[..m], d, false);
-        self.norm(cx, k, m, x, h, stats);
+        let stream = &res[res.len() - 1];
+        match self.compact_rows(batch) {
+            Some(computed) if computed == rows => self.norm(cx, k, m, stream, h, stats),
+            Some(_) => return Err(NetError::Rows),
+            None => {
+                gather(cx.backend, batch, stream, batch.rows(), rows, x, d);
+                self.norm(cx, k, m, x, h, stats);
+            }
+        }
         Ok(())
+    }
+
+    /// The rows of which the last block's MLP made a matrix of their own.
+    fn compact_rows<'b>(&self, batch: &'b Batch) -> Option<&'b [u32]> {
+        self.head_rows(batch, self.spec().layers.checked_sub(1)?)
     }
 
     /// Pools and applies the head: `out.h` holds the pooled vectors, `out.classes` the logits.
@@ -194,8 +204,8 @@ impl<B: Backend> Net<B> {
         let cx = self.ctx(backend, params, None);
         let (s, n, d) = (batch.segments.len(), batch.rows(), self.spec().hidden);
         match pooling {
-            Pooling::Cls | Pooling::Pooler => self.select(&cx, &batch.first_rows, &batch.iota, n, ws)?,
-            Pooling::Last => self.select(&cx, &batch.last_rows, &batch.iota, n, ws)?,
+            Pooling::Cls | Pooling::Pooler => self.select(&cx, batch, &batch.first_rows, ws)?,
+            Pooling::Last => self.select(&cx, batch, &batch.last_rows, ws)?,
             Pooling::Mean => {
                 let Acts { res, n: normed, out: OutActs { h, stats, .. }, .. } = &mut ws.acts;
                 self.norm(&cx, 2 * self.spec().layers, n, &res[res.len() - 1], normed, stats);
@@ -213,7 +223,8 @@ impl<B: Backend> Net<B> {
         Ok(())
     }
 
-    /// The gradient of the stream after the last block, from that of the head's input.
+    /// The gradient of the stream after the last block, from that of the head's input; of the compact rows alone where
+    /// only those were computed.
     pub(super) fn out_backward(
         &self,
         cx: &Ctx<'_, B>,
@@ -235,10 +246,13 @@ impl<B: Backend> Net<B> {
             }
         };
         let m = rows.len();
+        if self.compact_rows(batch).is_some() {
+            self.norm_backward(cx, k, m, &res[res.len() - 1], stats, dh, (dr, false), grads, gain);
+            return;
+        }
         // the head's input is no longer needed: its buffer takes the gradient of the gathered rows
         self.norm_backward(cx, k, m, x, stats, dh, (h, false), grads, gain);
-        cx.backend.fill(dst(dr, n * d), 0.0);
-        cx.backend.rows(src(h, m * d), &batch.iota[..m], dst(dr, n * d), rows, d, false);
+        scatter(cx.backend, batch, h, rows, dr, n, d);
     }
 
     fn trains_below_head(&self) -> bool {

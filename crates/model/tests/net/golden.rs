@@ -180,11 +180,11 @@ fn check<B: Backend>(b: &B, what: &str, checkpoint: &Checkpoint, case: &Case, go
 
     for (step, &expected) in case.losses.iter().enumerate() {
         b.fill(Dst::new(&mut grads, 0, dim), 0.0);
-        net.forward(b, &params, &batch, &mut ws, None).unwrap();
         if step == 0 {
-            let logits = logits(b, &net, &params, &batch, &mut ws);
+            let logits = logits(b, &net, &params, case, &mut ws);
             compare(what, spec, "logits", &logits, golden.get("logits"), false);
         }
+        net.forward(b, &params, &batch, &mut ws, None).unwrap();
         let loss = match task {
             Task::CausalLm => {
                 let coef = Coef::Uniform(1.0 / batch.labels().len() as f32);
@@ -226,16 +226,19 @@ fn check<B: Backend>(b: &B, what: &str, checkpoint: &Checkpoint, case: &Case, go
     }
 }
 
-/// Logits at the rows of tokens (a prompt's rows left out), or of the classes.
+/// Logits of every token (not of a prompt's rows), or of the classes, of the batch without labels.
 fn logits<B: Backend>(
     b: &B,
     net: &Net<B>,
     params: &B::Buf,
-    batch: &antiphon_model::Batch,
+    case: &Case,
     ws: &mut antiphon_model::Workspace<B>,
 ) -> Vec<f32> {
+    let mut batch = net.batch();
+    case.sequences.iter().for_each(|s| batch.push_tokens(&s.ids).unwrap());
+    net.forward(b, params, &batch, ws, None).unwrap();
     if let Task::Classify { .. } = net.task() {
-        let s = net.class_logits(b, params, batch, ws).unwrap();
+        let s = net.class_logits(b, params, &batch, ws).unwrap();
         let mut host = vec![0.0; s.len];
         b.download(s, &mut host).unwrap();
         return host;
@@ -245,7 +248,7 @@ fn logits<B: Backend>(
         batch.segments().iter().flat_map(|s| (s.q_at + prompt) as u32..(s.q_at + s.q_len) as u32).collect();
     let mut out = b.alloc(rows.len() * net.spec().vocab).unwrap();
     let len = b.len(&out);
-    net.logits(b, params, batch, &rows, ws, Dst::new(&mut out, 0, len)).unwrap();
+    net.logits(b, params, &batch, &rows, ws, Dst::new(&mut out, 0, len)).unwrap();
     download(b, &out)
 }
 

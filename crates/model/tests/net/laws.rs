@@ -307,3 +307,38 @@ fn a_refilled_batch_allocates_nothing() {
     assert_eq!(batch.rows(), 22);
     assert_eq!(before, batch.reserved());
 }
+
+/// The last block's MLP on the labelled rows alone gives what it gives on all rows.
+#[test]
+fn rows_without_labels_are_left_out_without_a_trace() {
+    each(|name, spec, task, mut wiring| {
+        if task != Task::CausalLm {
+            return;
+        }
+        wiring.lora.values_mut().for_each(|p| p.dropout = 0.0);
+        let start = theta(&Random { spec: spec.clone(), task }, &wiring);
+        let b = Reference;
+        let net = net(&b, spec, task, wiring);
+        let params = upload(&b, &start);
+        let mut labelled = net.batch();
+        fill(&mut labelled);
+        let mut all = net.batch();
+        let mut ids = Vec::new();
+        // the same tokens again: `fill` draws `len + 1` of which the last is only a label
+        for (i, len) in [7usize, 4, 5].into_iter().enumerate() {
+            let mut s = Stream::new(9, Purpose::Test).substream(i as u64);
+            ids.clear();
+            ids.extend((0..len).map(|_| s.below(spec.vocab as u64) as u32));
+            all.push_tokens(&ids).unwrap();
+        }
+        let mut ws = net.workspace(&b, SHAPE, Mode::Train).unwrap();
+        let mut hidden = |batch: &Batch| {
+            net.forward(&b, &params, batch, &mut ws, None).unwrap();
+            let rows = net.hidden(&b, &params, batch, labelled.label_rows(), &mut ws).unwrap();
+            rows.buf.values()[..rows.len].to_vec()
+        };
+        let (some, every) = (hidden(&labelled), hidden(&all));
+        assert!(labelled.label_rows().len() < labelled.rows());
+        assert!(some.iter().zip(&every).all(|(a, b)| (a - b).abs() < 1e-12), "{name}");
+    });
+}

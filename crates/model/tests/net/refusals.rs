@@ -161,9 +161,11 @@ fn a_step_that_was_not_planned_is_refused() {
     let e = net.class_loss(&b, &params, &batch, &mut infer, coef, None, None).unwrap_err();
     assert!(matches!(e, NetError::Batch(BatchError::Task { .. })));
     let mut few = ws(Shape { labelled: 2, ..enough }, Mode::Train);
-    net.forward(&b, &params, &batch, &mut few, None).unwrap();
-    let e = net.lm_loss(&b, &params, &batch, &mut few, coef, None, None).unwrap_err();
+    let e = net.forward(&b, &params, &batch, &mut few, None).unwrap_err();
     assert!(matches!(e, NetError::Capacity { what: "rows of the head", planned: 2, .. }), "{e}");
+
+    let e = net.hidden(&b, &params, &batch, &[0, 1], &mut infer).unwrap_err();
+    assert!(matches!(e, NetError::Rows));
 
     let mut unlabelled = net.batch();
     unlabelled.push_tokens(&[1, 2, 3]).unwrap();
