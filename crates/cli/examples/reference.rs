@@ -88,7 +88,8 @@ fn config() -> String {
         let Some(rows) = fields(source, name) else { continue };
         let _ = writeln!(out, "## `[{section}]`\n\n| key | type | meaning |\n|---|---|---|");
         for (key, kind, doc) in rows {
-            let _ = writeln!(out, "| `{key}` | `{}` | {} |", kind.replace('|', "\\|"), doc.replace('|', "\\|"));
+            let _ =
+                writeln!(out, "| `{key}` | `{}` | {} |", kind.replace('|', "\\|"), doc.replace('|', "\\|"));
         }
         out.push('\n');
     }

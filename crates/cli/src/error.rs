@@ -68,7 +68,9 @@ impl Kind {
             Self::RunDir => "the run directory: in use, changed, or not one",
             Self::Federation => "the federation could not close a round",
             Self::Storage => "reading or writing failed, a full disk too",
-            Self::Interrupted => "stopped by the user; a checkpoint is written and `antiphon resume` continues",
+            Self::Interrupted => {
+                "stopped by the user; a checkpoint is written and `antiphon resume` continues"
+            }
         }
     }
 }

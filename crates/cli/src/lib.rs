@@ -5,8 +5,9 @@
 pub mod args;
 pub mod catalogue;
 mod commands;
-mod machine;
 pub mod error;
+mod machine;
+mod prediction;
 mod progress;
 pub mod runfile;
 mod session;

@@ -1,6 +1,6 @@
 //! What this process has used of the machine, and what a step costs in operations.
 
-use antiphon_model::{Mode, Proj, Shape, Spec, Wiring};
+use antiphon_model::{Base, Mode, Proj, Role, Shape, Spec, Task, Wiring, tensors};
 
 /// Seconds of processor time of this process, all threads.
 pub fn cpu_seconds() -> f64 {
@@ -59,4 +59,21 @@ pub fn step_flop(spec: &Spec, wiring: &Wiring, shape: Shape, mode: Mode, seq: us
     }
     let head = 2.0 * shape.labelled as f64 * (spec.vocab * spec.hidden) as f64;
     total + head * (1.0 + f64::from(train) + f64::from(train && full))
+}
+
+/// Scalars of the base model as `task` uses it.
+pub fn parameters(spec: &Spec, task: Task) -> u64 {
+    tensors(spec, task)
+        .iter()
+        .filter(|t| !matches!(t.role, Role::ClassHead(_)))
+        .map(|t| t.shape.iter().product::<usize>() as u64)
+        .sum()
+}
+
+/// Bytes of the base's weights in memory: the mapped files, or the values made from a configuration.
+pub fn weight_bytes(base: &Base) -> u64 {
+    match base {
+        Base::Checkpoint(c) => c.files().iter().map(|f| f.bytes().len() as u64).sum(),
+        Base::Init { .. } => 4 * parameters(base.spec(), Task::CausalLm),
+    }
 }

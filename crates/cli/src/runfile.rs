@@ -31,13 +31,12 @@ pub struct RunFile {
     #[serde(default = "adamw")]
     pub optimizer: toml::Table,
     /// Local training.
-    #[serde(default)]
     pub train: antiphon_tune::TrainSettings,
     /// Rounds and clients.
     pub federation: FederationSettings,
     /// How many updates become one.
     #[serde(default)]
-    pub aggregation: antiphon_algo::AggregationSettings,
+    pub aggregation: antiphon_algo::Settings,
     /// What the server does with the aggregate: `id` and the step's own keys.
     #[serde(default = "fedavg")]
     pub server: toml::Table,
@@ -133,6 +132,9 @@ pub struct ModelSettings {
     /// For classification: whether the head is `federated` or `local`.
     #[serde(default)]
     pub head: HeadSharing,
+    /// A chat template by name, such as `chatml`, instead of the checkpoint's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
 }
 
 /// `[federation]`.
@@ -267,7 +269,11 @@ fn check(s: &RunFile, name: &str) -> Result<(), Failure> {
     }
     let classify = s.model.task == TaskName::Classification;
     if classify && s.model.pooling.is_none() {
-        return refuse("model.pooling", &"(missing)", "`cls`, `pooler`, `mean` or `last`, as task = \"classification\"");
+        return refuse(
+            "model.pooling",
+            &"(missing)",
+            "`cls`, `pooler`, `mean` or `last`, as task = \"classification\"",
+        );
     }
     if !classify && s.model.pooling.is_some() {
         return refuse("model.pooling", &"(given)", "no pooling, as task = \"causal_lm\"");
@@ -278,7 +284,10 @@ fn check(s: &RunFile, name: &str) -> Result<(), Failure> {
 /// Applies `a.b.c=value`; a value that is no TOML is a string.
 fn set(table: &mut toml::Table, item: &str) -> Result<(), Failure> {
     let usage = |why: &str| {
-        Failure::new(Kind::Usage, format_args!("override `{item}`: {why}; write KEY=VALUE, such as train.learning_rate=1e-3"))
+        Failure::new(
+            Kind::Usage,
+            format_args!("override `{item}`: {why}; write KEY=VALUE, such as train.learning_rate=1e-3"),
+        )
     };
     let (key, value) = item.split_once('=').ok_or_else(|| usage("there is no `=`"))?;
     let value = format!("v = {value}")

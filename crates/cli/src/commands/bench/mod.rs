@@ -17,8 +17,7 @@ pub(super) fn run(a: &Bench, json: bool) -> Result<(), Failure> {
 /// One line of JSON, or a key and value a line.
 #[allow(clippy::print_stdout, reason = "the result of the command")]
 fn show(report: &impl Serialize, json: bool) -> Result<(), Failure> {
-    let value = serde_json::to_value(report)
-        .map_err(|e| Failure::new(crate::error::Kind::Internal, e))?;
+    let value = serde_json::to_value(report).map_err(|e| Failure::new(crate::error::Kind::Internal, e))?;
     if json {
         println!("{value}");
     } else if let Some(fields) = value.as_object() {

@@ -47,7 +47,10 @@ pub(super) struct Report {
 
 pub(super) fn run(a: &BenchStep) -> Result<Report, Failure> {
     if a.batch == 0 || a.seq == 0 || a.steps == 0 || !(a.labelled > 0.0 && a.labelled <= 1.0) {
-        return Err(Failure::new(Kind::Usage, "batch, seq and steps must be above 0, and labelled in (0, 1]"));
+        return Err(Failure::new(
+            Kind::Usage,
+            "batch, seq and steps must be above 0, and labelled in (0, 1]",
+        ));
     }
     let backend = Cpu::threads(a.threads);
     let checkpoint = Checkpoint::open(&a.model).fail(Kind::Model)?;
@@ -74,12 +77,14 @@ pub(super) fn run(a: &BenchStep) -> Result<Report, Failure> {
     let mut step = |number: u64| -> Result<f64, Failure> {
         net.forward(&backend, &params, &batch, &mut ws, None).fail(Kind::Internal)?;
         if mode == Mode::Infer {
-            let loss = net.lm_loss(&backend, &params, &batch, &mut ws, coef, None, None).fail(Kind::Internal)?;
+            let loss =
+                net.lm_loss(&backend, &params, &batch, &mut ws, coef, None, None).fail(Kind::Internal)?;
             return Ok(loss.nll / loss.rows as f64);
         }
         backend.fill(Dst::new(&mut grads, 0, d), 0.0);
-        let loss =
-            net.lm_loss(&backend, &params, &batch, &mut ws, coef, Some(&mut grads), None).fail(Kind::Internal)?;
+        let loss = net
+            .lm_loss(&backend, &params, &batch, &mut ws, coef, Some(&mut grads), None)
+            .fail(Kind::Internal)?;
         net.backward(&backend, &params, &batch, &mut ws, None, &mut grads).fail(Kind::Internal)?;
         let hyper = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step: number };
         let (theta, grad) = (Dst::new(&mut params, 0, d), Src::new(&grads, 0, d));
@@ -136,7 +141,8 @@ fn trainable(a: &BenchStep, checkpoint: &Checkpoint, task: Task) -> Result<(Wiri
     let method = method::build(&table).fail(Kind::Usage)?;
     let spec = checkpoint.spec();
     let wiring = method.wire(spec, task).fail(Kind::Model)?;
-    let theta = method.init(&wiring, &Start { spec, base: checkpoint, tokenize: None, seed: 0 }).fail(Kind::Model)?;
+    let theta =
+        method.init(&wiring, &Start { spec, base: checkpoint, tokenize: None, seed: 0 }).fail(Kind::Model)?;
     Ok((wiring, theta))
 }
 
@@ -150,7 +156,10 @@ fn batch(a: &BenchStep, net: &Net<Cpu>) -> Result<(Batch, usize), Failure> {
         let row = rows.get(index).filter(|r| r.len() > a.seq).ok_or_else(|| {
             let place = a.tokens.display();
             let (found, expected) = (rows.get(index).map_or(0, Vec::len), a.seq + 1);
-            Failure::new(Kind::Data, format_args!("{place}: row {index} has {found} ids, expected {expected} or more"))
+            Failure::new(
+                Kind::Data,
+                format_args!("{place}: row {index} has {found} ids, expected {expected} or more"),
+            )
         })?;
         labels.clear();
         labels.extend((masked..a.seq).map(|r| (r, row[r + 1])));

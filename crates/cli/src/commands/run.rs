@@ -1,0 +1,227 @@
+//! `antiphon run` and `antiphon resume`.
+#![allow(clippy::print_stdout, reason = "the result of the command")]
+
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use antiphon_kernels::Cpu;
+use antiphon_report::terminal;
+use antiphon_sim::Start;
+use antiphon_store::{RunDir, Settings, diff};
+use antiphon_tune::Client;
+use serde_json::json;
+
+use crate::args::{Resume, Run};
+use crate::error::{Fail, Failure, Kind};
+use crate::prediction::Prediction;
+use crate::progress::Progress;
+use crate::runfile::{self, Loaded};
+use crate::session::{self, Session, execute, finish, unix_ms};
+
+/// A fresh run.
+pub(super) fn run(a: &Run, quiet: bool, json: bool) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let loaded = runfile::load(&a.run.file, &a.run.overrides)?;
+    let progress = Progress::new(u64::from(loaded.settings.federation.num_rounds), quiet);
+    let out = a.out.clone().map_or_else(|| free_name(Path::new("runs"), &loaded.settings.run.name), Ok)?;
+    if out.join("run.toml").exists() {
+        return Err(Failure::new(
+            Kind::RunDir,
+            format_args!(
+                "{} holds a run already; `antiphon resume {0}` continues it, another --out starts anew",
+                out.display()
+            ),
+        ));
+    }
+    let session = Session::open(loaded, &progress, stop_on_interrupt()?)?;
+    for note in &session.notes {
+        progress.note(note);
+    }
+    let predicted = Prediction::of(&session);
+    let settings = Settings {
+        durable: session.file().run.durable,
+        keep_last: NonZeroU32::new(session.file().run.keep_checkpoints).unwrap_or(NonZeroU32::MIN),
+        keep_every: None,
+    };
+    let meta = json!({
+        "directory": absolute(&session.loaded)?,
+        "kernel_profile": session.profile(),
+        "base": session.base.digest(session.workers).to_hex(),
+        "antiphon": env!("CARGO_PKG_VERSION"),
+    });
+    let resolved = session.loaded.resolved()?;
+    let dir = RunDir::create(&out, &resolved, &meta, settings, unix_ms()).fail(Kind::RunDir)?;
+    let start = Start::fresh(session.shared_theta());
+    let crew = crew(&session)?;
+    rounds(
+        &Job {
+            session: &session,
+            progress: &progress,
+            predicted: &predicted,
+            begun,
+            out: &out,
+            json,
+            resumed_at: &[],
+        },
+        crew,
+        start,
+        dir,
+    )
+}
+
+/// What a run and its resumption share.
+struct Job<'a> {
+    session: &'a Session,
+    progress: &'a Progress,
+    predicted: &'a Prediction,
+    begun: Instant,
+    out: &'a Path,
+    json: bool,
+    resumed_at: &'a [u64],
+}
+
+fn rounds(job: &Job<'_>, crew: Vec<Client<Cpu>>, start: Start, dir: RunDir) -> Result<(), Failure> {
+    let (session, progress) = (job.session, job.progress);
+    let again = format!("antiphon resume {}", job.out.display());
+    let (outcome, mut dir) = execute(session, crew, start, dir, progress)?;
+    if !outcome.completed {
+        progress.finish();
+        let rounds = session.policy.num_rounds;
+        return Err(Failure::new(
+            Kind::Interrupted,
+            format_args!(
+                "stopped after {} of {rounds} rounds; nothing is lost: {again}",
+                outcome.rounds_done
+            ),
+        ));
+    }
+    let done = finish(session, &mut dir, &outcome, job.predicted, (job.begun, job.resumed_at), progress);
+    progress.finish();
+    let done = done.map_err(|mut f| {
+        if f.kind == Kind::Interrupted {
+            f.message = format!(
+                "stopped after the last round, before its results were written; nothing is lost: {again}"
+            );
+        }
+        f
+    })?;
+    if job.json {
+        println!("{}", serde_json::to_string(&done.summary).fail(Kind::Internal)?);
+    } else {
+        println!("\n{}", terminal::summary(&done.summary, &done.findings));
+        println!("report   {}", job.out.join("report.html").display());
+        println!("model    {}", job.out.join("latest").display());
+    }
+    Ok(())
+}
+
+/// Continues a run.
+pub(super) fn resume(a: &Resume, quiet: bool, json: bool) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let (dir, from) = RunDir::resume(&a.dir, unix_ms()).fail(Kind::RunDir)?;
+    let place = a.dir.join("run.toml").display().to_string();
+    let meta = |key: &str| dir.meta().get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
+    let base = PathBuf::from(meta("directory"));
+    if let Some(file) = &a.file {
+        refuse_changes(dir.run_toml(), file)?;
+    }
+    let loaded = runfile::parse(dir.run_toml(), &place, &[], base, "run")?;
+    let progress = Progress::new(u64::from(loaded.settings.federation.num_rounds), quiet);
+    for (round, error) in &from.skipped {
+        progress.note(&format!("{round} is done again: {error}"));
+    }
+    let session = Session::open(loaded, &progress, stop_on_interrupt()?)?;
+    let same = [
+        (
+            "kernel_profile",
+            session.profile(),
+            "other kernels give other bits: continue on a machine of that profile",
+        ),
+        (
+            "base",
+            session.base.digest(session.workers).to_hex(),
+            "the base model has changed since the run began",
+        ),
+    ];
+    for (key, now, why) in same {
+        if meta(key) != now {
+            return Err(Failure::new(
+                Kind::RunDir,
+                format_args!("{}: {key} was {}, now it is {now}; {why}", a.dir.display(), meta(key)),
+            ));
+        }
+    }
+    let predicted = Prediction::of(&session);
+    let mut resumed_at = session::resumed_at(&from.events);
+    resumed_at.push(u64::from(from.next.0));
+    let crew = crew(&session)?;
+    let start = session::resume(&session, &crew, &dir, from)?;
+    progress.note(&format!("continuing at round {} of {}", start.round.0 + 1, session.policy.num_rounds));
+    let job = Job {
+        session: &session,
+        progress: &progress,
+        predicted: &predicted,
+        begun,
+        out: &a.dir,
+        json,
+        resumed_at: &resumed_at,
+    };
+    rounds(&job, crew, start, dir)
+}
+
+/// Every client of the session, before its first round.
+fn crew(session: &Session) -> Result<Vec<Client<Cpu>>, Failure> {
+    let client = |p: &session::Person| {
+        Client::new(Arc::clone(&session.tuning), p.id, Arc::clone(&p.train.sequences), p.train.examples)
+    };
+    session.people.iter().map(client).collect::<Result<_, _>>().fail(Kind::Data)
+}
+
+/// Errors with the list of differences between the run's own file and `file`.
+fn refuse_changes(own: &str, file: &Path) -> Result<(), Failure> {
+    let given = runfile::load(file, &[])?.resolved()?;
+    let table = |text: &str| text.parse::<toml::Table>().fail(Kind::RunDir);
+    let changes = diff(&table(own)?, &table(&given)?);
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<String> = changes.iter().map(|c| format!("  {c}")).collect();
+    Err(Failure::new(
+        Kind::RunDir,
+        format_args!(
+            "{} differs from the file that the run was started with:\n{}\nresume without --file to continue as it was, or start a new run",
+            file.display(),
+            list.join("\n")
+        ),
+    ))
+}
+
+/// `runs/NAME-1`, or the next number that is free.
+fn free_name(parent: &Path, name: &str) -> Result<PathBuf, Failure> {
+    (1..100_000)
+        .map(|n| parent.join(format!("{name}-{n}")))
+        .find(|p| !p.exists())
+        .ok_or_else(|| Failure::new(Kind::RunDir, format_args!("{}: no free name", parent.display())))
+}
+
+/// Where relative paths of the run file start, from anywhere.
+fn absolute(loaded: &Loaded) -> Result<String, Failure> {
+    let dir = if loaded.dir.as_os_str().is_empty() { Path::new(".") } else { &loaded.dir };
+    Ok(std::path::absolute(dir).fail(Kind::Storage)?.display().to_string())
+}
+
+/// A flag that Ctrl+C raises; a second Ctrl+C ends the process at once, which loses nothing but the open round.
+fn stop_on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            std::process::exit(i32::from(Kind::Interrupted.code()));
+        }
+    })
+    .fail(Kind::Internal)?;
+    Ok(stop)
+}

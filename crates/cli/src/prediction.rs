@@ -1,0 +1,160 @@
+//! What a run will cost, before anything runs; and, after it, how that compared.
+
+use std::time::Instant;
+
+use antiphon_kernels::{Pool, gemm};
+use antiphon_model::{Mode, planned_bytes};
+use antiphon_protocol::size;
+use antiphon_report::{Comparison, RoundRecord};
+use serde::Serialize;
+
+use crate::machine;
+use crate::session::Session;
+
+/// A prediction for a whole run.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Prediction {
+    /// Scalars trained.
+    pub(crate) trainable: u64,
+    /// Of them, scalars that never travel.
+    pub(crate) personal: u64,
+    /// Scalars of the base.
+    pub(crate) parameters: u64,
+    /// Clients in a round.
+    pub(crate) cohort: u64,
+    /// Bytes of a round from all its clients, exactly, if every client reports the usual metrics and none fails.
+    pub(crate) bytes_up_per_round: u64,
+    /// Bytes of a round to all its clients.
+    pub(crate) bytes_down_per_round: u64,
+    /// Of both, what is coordinates.
+    pub(crate) payload_per_round: u64,
+    /// Activations of one client at work.
+    pub(crate) activation_bytes: u64,
+    /// Peak resident set, estimated: program, weights touched, workers, clients' state, messages.
+    pub(crate) memory_bytes: u64,
+    /// Floating point operations of local training, all rounds.
+    pub(crate) flop: f64,
+    /// Matrix product speed of this machine with all workers, measured now.
+    pub(crate) flops_per_second: f64,
+    /// Local training, all rounds, estimated.
+    pub(crate) seconds: f64,
+}
+
+/// Metrics that a client reports beside its update.
+const METRICS: [&str; 8] = [
+    "grad_norm",
+    "train_accuracy",
+    "train_loss",
+    "train_loss_first",
+    "train_loss_last",
+    "train_rows",
+    "train_steps",
+    "train_units",
+];
+
+/// The share of the matrix product's speed that a whole step reaches, from `antiphon bench step` on the small models that this
+/// is asked about most.
+const STEP_EFFICIENCY: f64 = 0.45;
+
+impl Prediction {
+    /// Predicts; measures the machine's matrix product for well under a second.
+    pub(crate) fn of(session: &Session) -> Self {
+        let shape = session.shape();
+        let (spec, wiring) = (session.spec(), &session.wiring);
+        let backend = session.tuning.backend();
+        let activations = planned_bytes(backend, spec, session.task, wiring, shape, Mode::Train) as u64;
+        let cohort = session.policy.cohort_size(session.people.len()) as u64;
+        let trainable = wiring.schema.dim() as u64;
+        let shared = session.plan.schema().dim() as u64;
+        let workers = (session.workers as u64).min(cohort);
+        let state = match session.tuning.recipe().train.optimizer_state {
+            antiphon_tune::settings::StatePolicy::Keep => {
+                let slots = session.tuning.recipe().optimizer.slots().len() as u64;
+                session.people.len() as u64 * slots * trainable * 4 * 2
+            }
+            antiphon_tune::settings::StatePolicy::Reset => 0,
+        };
+        let parameters = machine::parameters(spec, session.task);
+        let weights = machine::weight_bytes(&session.base);
+        let memory = (20 << 20)
+            + weights
+            + workers * (activations + 4 * trainable * 6)
+            + state
+            + cohort * shared * 4 * 2
+            + 4 * shared * 4;
+        let (up, down) = (Self::up(session) * cohort, Self::down(session, cohort as usize) * cohort);
+
+        let mut flop = 0.0;
+        for person in &session.people {
+            let tokens: usize = person.train.sequences.iter().map(antiphon_data::Sequence::len).sum();
+            let labels: usize = person
+                .train
+                .sequences
+                .iter()
+                .map(|s| s.label_tokens().max(usize::from(s.class.is_some())))
+                .sum();
+            let n = person.train.sequences.len().max(1);
+            let steps = f64::from(session.local_steps(person)) * f64::from(session.policy.num_rounds);
+            let share = steps * session.tuning.recipe().batch_size() as f64 / n as f64;
+            let mean = antiphon_model::Shape { tokens, segments: n, labelled: labels };
+            flop += share * machine::step_flop(spec, wiring, mean, Mode::Train, tokens / n);
+        }
+        flop *= cohort as f64 / session.people.len().max(1) as f64;
+        let begun = Instant::now();
+        let mut peak: f64 = 0.0;
+        while begun.elapsed().as_secs_f64() < 0.2 {
+            peak = peak.max(gemm::measure_peak(&Pool::serial()));
+        }
+        let flops_per_second = peak * workers.min(machine::cores() as u64) as f64;
+        Self {
+            trainable,
+            personal: trainable - shared,
+            parameters,
+            cohort,
+            bytes_up_per_round: up.total(),
+            bytes_down_per_round: down.total(),
+            payload_per_round: up.payload + down.payload,
+            activation_bytes: activations,
+            memory_bytes: memory,
+            flop,
+            flops_per_second,
+            seconds: flop / (flops_per_second * STEP_EFFICIENCY),
+        }
+    }
+
+    /// Bytes that one client sends in a round: its question and its update.
+    fn up(session: &Session) -> size::Size {
+        size::poll() + size::deliver(&session.plan, METRICS)
+    }
+
+    /// Bytes that one client receives in a round.
+    fn down(session: &Session, cohort: usize) -> size::Size {
+        size::work(&session.plan, cohort) + size::accepted()
+    }
+
+    /// Beside what `rounds` measured.
+    pub(crate) fn compare(&self, session: &Session, rounds: &[RoundRecord]) -> Vec<Comparison> {
+        // the first round also carries everybody's request to join
+        let later: Vec<_> = rounds.iter().skip(1).filter_map(|r| r.traffic).collect();
+        let mean = |pick: fn(&antiphon_report::Traffic) -> u64| {
+            (!later.is_empty()).then(|| later.iter().map(pick).sum::<u64>() as f64 / later.len() as f64)
+        };
+        let seconds: f64 = rounds.iter().filter_map(|r| r.wall_seconds).sum();
+        let done = rounds.len() as f64 / f64::from(session.policy.num_rounds);
+        let row = |quantity: &str, unit: &str, predicted: f64, measured: Option<f64>, exact: bool| {
+            Comparison { quantity: quantity.to_owned(), unit: unit.to_owned(), predicted, measured, exact }
+        };
+        vec![
+            row("bytes up per round", "bytes", self.bytes_up_per_round as f64, mean(|t| t.up), true),
+            row("bytes down per round", "bytes", self.bytes_down_per_round as f64, mean(|t| t.down), true),
+            row(
+                "peak memory",
+                "bytes",
+                self.memory_bytes as f64,
+                Some(machine::peak_rss_bytes() as f64).filter(|b| *b > 0.0),
+                false,
+            ),
+            row("seconds of rounds", "seconds", self.seconds * done, Some(seconds), false),
+        ]
+    }
+}

@@ -1,0 +1,244 @@
+//! Everybody's data as token sequences, with what the report says about it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use antiphon_core::ClientId;
+use antiphon_data::encode::{Encoded, Policy, Task};
+use antiphon_data::{Example, Federation, Heterogeneity, Kind, Role, Sequence, Tokenize};
+use antiphon_report::{ClientData, DataReport, Truncation};
+
+use super::Tokens;
+use crate::args::Part;
+use crate::error::{Fail, Failure, Kind as Failed};
+use crate::runfile::{Loaded, RunFile, TaskName};
+
+/// Sequences of one part of somebody's data.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) sequences: Arc<[Sequence]>,
+    /// Examples that they are made of.
+    pub(crate) examples: u64,
+    /// Bytes of text that the labelled tokens stand for; `None` where some of them were cut off.
+    pub(crate) bytes: Option<u64>,
+}
+
+/// One client, or the shared held-out data.
+#[derive(Clone, Debug)]
+pub(crate) struct Person {
+    pub(crate) id: ClientId,
+    pub(crate) name: String,
+    pub(crate) train: Held,
+    pub(crate) validation: Held,
+    pub(crate) test: Held,
+}
+
+impl Person {
+    /// One part of the data.
+    pub(crate) fn part(&self, part: Part) -> &Held {
+        match part {
+            Part::Train => &self.train,
+            Part::Validation => &self.validation,
+            Part::Test => &self.test,
+        }
+    }
+
+    /// Tokens of the longest sequence.
+    pub(crate) fn longest(&self) -> usize {
+        let all = [&self.train, &self.validation, &self.test];
+        all.iter().flat_map(|h| h.sequences.iter()).map(Sequence::len).max().unwrap_or(0)
+    }
+}
+
+/// Everybody's data.
+pub(crate) struct Gathered {
+    pub(crate) people: Vec<Person>,
+    /// Held-out data of nobody in particular.
+    pub(crate) common: Person,
+    pub(crate) labels: Vec<String>,
+    pub(crate) label_words: Option<Vec<u32>>,
+    pub(crate) data: DataReport,
+    pub(crate) truncation: Truncation,
+    pub(crate) notes: Vec<String>,
+}
+
+/// The data as the run file names them.
+pub(crate) fn shown(file: &RunFile) -> String {
+    let paths: Vec<String> = file.data.path.0.iter().map(|p| p.display().to_string()).collect();
+    paths.join(", ")
+}
+
+/// Reads, divides, splits and encodes.
+pub(crate) fn gather(loaded: &Loaded, tokens: &Tokens) -> Result<Gathered, Failure> {
+    let file = &loaded.settings;
+    let classify = file.model.task == TaskName::Classification;
+    let federation = Federation::load(&file.data, &loaded.dir, file.run.seed).fail(Failed::Data)?;
+    let policy = federation.policy(&file.data, classify, tokens).fail(Failed::Data)?;
+    let encoded = federation.encode(&policy, tokens).fail(Failed::Data)?;
+    let labels = match &policy.task {
+        Task::Classes(set) => set.names().to_vec(),
+        Task::Tokens { .. } => Vec::new(),
+    };
+    let most = file.eval.max_examples;
+    let mut people = Vec::new();
+    for (c, e) in federation.clients.iter().zip(&encoded.clients) {
+        people.push(Person {
+            id: c.id,
+            name: c.name.clone(),
+            train: held(&e.train, &c.train, &policy, 0),
+            validation: held(&e.validation, &c.validation, &policy, most),
+            test: held(&e.test, &c.test, &policy, most),
+        });
+    }
+    let common = Person {
+        id: ClientId(u64::MAX),
+        name: "shared held-out data".to_owned(),
+        train: held(&Encoded::default(), &[], &policy, 0),
+        validation: held(&encoded.validation, &federation.validation, &policy, most),
+        test: held(&encoded.test, &federation.test, &policy, most),
+    };
+    let mut notes: Vec<String> = federation.detected.iter().map(ToString::to_string).collect();
+    if federation.held_out_elsewhere > 0 {
+        notes.push(format!(
+            "{} training examples also occur in held-out data and were left out",
+            federation.held_out_elsewhere
+        ));
+    }
+    let h = &federation.heterogeneity;
+    if h.left > 0 {
+        notes.push(format!("{} examples belong to no client: {}", h.left, h.left_why));
+    }
+    let parts = encoded.clients.iter().flat_map(|c| [&c.train, &c.validation, &c.test]);
+    let truncation = truncation(file.data.sequence_len, parts.chain([&encoded.validation, &encoded.test]));
+    if truncation.truncated + truncation.emptied > 0 {
+        notes.push(format!(
+            "{} of {} examples are longer than sequence_len = {} and lost {} of {} labelled tokens; {} are left out",
+            truncation.truncated,
+            truncation.examples,
+            truncation.max_tokens,
+            truncation.labels_lost,
+            truncation.labels,
+            truncation.emptied
+        ));
+    }
+    Ok(Gathered {
+        data: report(file, h),
+        label_words: label_words(&policy, tokens)?,
+        people,
+        common,
+        labels,
+        truncation,
+        notes,
+    })
+}
+
+/// At most `most` examples (0: all) of a part, from its beginning.
+fn held(encoded: &Encoded, examples: &[Example], policy: &Policy, most: usize) -> Held {
+    let all = encoded.sequences();
+    let kept = if most == 0 { all.len() } else { most.min(all.len()) };
+    let report = &encoded.report;
+    let whole = kept == all.len() && report.label_tokens_lost == 0 && report.kept == report.examples;
+    let bytes = examples.iter().map(|e| label_bytes(e, policy)).sum::<u64>();
+    Held {
+        sequences: all[..kept].into(),
+        examples: report.kept.min(kept.max(1)) as u64,
+        bytes: (whole && bytes > 0).then_some(bytes),
+    }
+}
+
+/// Bytes of text that the labels of an example stand for.
+fn label_bytes(e: &Example, policy: &Policy) -> u64 {
+    let prompt = |text: &str| if policy.train_on_prompt { text.len() } else { 0 };
+    let bytes = match &e.kind {
+        Kind::Lm { text } => text.len(),
+        Kind::Completion { prompt: p, completion } => completion.len() + prompt(p),
+        Kind::Chat { messages } => {
+            let learnt = messages.iter().filter(|m| m.role == Role::Assistant || policy.train_on_prompt);
+            learnt.map(|m| m.content.len()).sum()
+        }
+        Kind::Labelled { text, label } => match &policy.task {
+            Task::Tokens { verbalizer: Some(words) } => {
+                words.0.get(label).map_or(0, String::len) + prompt(text)
+            }
+            _ => 0,
+        },
+    };
+    bytes as u64
+}
+
+/// First token of each label word, where the task is solved by generation.
+fn label_words(policy: &Policy, tokens: &Tokens) -> Result<Option<Vec<u32>>, Failure> {
+    let Task::Tokens { verbalizer: Some(words) } = &policy.task else { return Ok(None) };
+    let mut ids = Vec::new();
+    for (label, word) in &words.0 {
+        let encoding = tokens.encode(word, false).fail(Failed::Data)?;
+        ids.push(encoding.ids.first().copied().ok_or_else(|| {
+            Failure::new(Failed::Data, format_args!("data.verbalizer.{label} = \"{word}\" has no token"))
+        })?);
+    }
+    let distinct: BTreeSet<u32> = ids.iter().copied().collect();
+    if distinct.len() < ids.len() {
+        let all: Vec<&str> = words.0.values().map(String::as_str).collect();
+        return Err(Failure::new(
+            Failed::Data,
+            format_args!(
+                "data.verbalizer: some of {all:?} begin with the same token, so answers cannot be told apart"
+            ),
+        ));
+    }
+    Ok(Some(ids))
+}
+
+fn truncation<'a>(limit: usize, parts: impl Iterator<Item = &'a Encoded>) -> Truncation {
+    let mut t = Truncation { max_tokens: limit as u64, ..Truncation::default() };
+    for part in parts {
+        let r = &part.report;
+        t.examples += r.examples as u64;
+        t.truncated += r.truncated as u64;
+        t.labels += (r.label_tokens + r.label_tokens_lost) as u64;
+        t.labels_lost += r.label_tokens_lost as u64;
+        t.emptied += (r.dropped_all_masked + r.dropped_too_long) as u64;
+    }
+    t
+}
+
+/// The division as the report shows it: by label where there are labels, else by field.
+fn report(file: &RunFile, h: &Heterogeneity) -> DataReport {
+    let labelled = h.clients.iter().any(|c| !c.labels.is_empty());
+    let counts = |c: &antiphon_data::heterogeneity::ClientShape| -> BTreeMap<String, usize> {
+        if labelled { c.labels.clone() } else { c.fields.clone() }
+    };
+    let values: BTreeSet<String> = h.clients.iter().flat_map(|c| counts(c).into_keys()).collect();
+    let clients = h.clients.iter().map(|c| {
+        let own = counts(c);
+        ClientData {
+            client: c.id,
+            name: c.name.clone(),
+            train: c.train as u64,
+            validation: c.validation as u64,
+            test: c.test as u64,
+            counts: values.iter().map(|v| own.get(v).copied().unwrap_or(0) as u64).collect(),
+        }
+    });
+    let mut divergence = BTreeMap::from([("size variation (std / mean)".to_owned(), h.size_variation)]);
+    for d in &h.divergences {
+        divergence.insert(format!("{}: mean Jensen-Shannon (bits)", d.over), d.js_mean);
+        divergence.insert(format!("{}: largest Jensen-Shannon (bits)", d.over), d.js_max);
+        divergence.insert(format!("{}: mean total variation", d.over), d.tv_mean);
+    }
+    DataReport {
+        partitioner: inline(&file.data.partition),
+        field: if labelled { "label" } else { "field" }.to_owned(),
+        clients: clients.collect(),
+        values: values.into_iter().collect(),
+        divergence,
+    }
+}
+
+/// `dirichlet_client(alpha = 0.3, clients = 8)`.
+pub(crate) fn inline(table: &toml::Table) -> String {
+    let id = table.get("id").and_then(toml::Value::as_str).unwrap_or_default();
+    let rest: Vec<String> =
+        table.iter().filter(|(k, _)| *k != "id").map(|(k, v)| format!("{k} = {v}")).collect();
+    if rest.is_empty() { id.to_owned() } else { format!("{id}({})", rest.join(", ")) }
+}

@@ -1,0 +1,108 @@
+//! One trainable vector on held-out data of every client, on all workers.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use antiphon_core::ClientId;
+use antiphon_report::{Evaluation, Metrics, Split};
+use antiphon_tune::{HeldOut, Scores, TuneError};
+
+use super::{Person, Session};
+use crate::args::Part;
+use crate::error::{Fail, Failure, Kind};
+
+impl Session {
+    /// `theta` on `part` of every client, and on their union. Clients are scored in parallel and summed in their order.
+    /// `theta` is what travels; a personal head is the client's own.
+    pub(crate) fn evaluate(&self, theta: &[f32], part: Part) -> Result<Evaluation, Failure> {
+        self.evaluation(part, |id| self.personal_theta(id, theta))
+    }
+
+    /// The same for a whole trainable vector, personal tensors included.
+    pub(crate) fn evaluate_whole(&self, theta: &[f32], part: Part) -> Result<Evaluation, Failure> {
+        self.evaluation(part, |_| theta.into())
+    }
+
+    fn evaluation<'a>(
+        &self,
+        part: Part,
+        theta: impl Fn(ClientId) -> Cow<'a, [f32]> + Sync,
+    ) -> Result<Evaluation, Failure> {
+        let scores = self.scores(&theta, part)?;
+        let union = scores.values().copied().reduce(Scores::merge);
+        Ok(Evaluation {
+            split: split(part),
+            global: union.map(|s| self.metrics(&s)).unwrap_or_default(),
+            per_client: scores
+                .iter()
+                .filter(|(id, _)| **id != self.common.id)
+                .map(|(id, s)| (*id, self.metrics(s)))
+                .collect(),
+        })
+    }
+
+    fn scores<'a>(
+        &self,
+        theta: &(impl Fn(ClientId) -> Cow<'a, [f32]> + Sync),
+        part: Part,
+    ) -> Result<BTreeMap<ClientId, Scores>, Failure> {
+        let everyone: Vec<&Person> = self.people.iter().chain([&self.common]).collect();
+        let next = AtomicUsize::new(0);
+        let done: Mutex<Vec<Result<(ClientId, Scores), TuneError>>> = Mutex::default();
+        let worker = || {
+            while let Some(person) = everyone.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let held = person.part(part);
+                if held.sequences.is_empty() {
+                    continue;
+                }
+                let set = HeldOut {
+                    sequences: &held.sequences,
+                    bytes: held.bytes,
+                    label_words: self.label_words.as_deref(),
+                };
+                let score = self.tuning.evaluate(&theta(person.id), set).map(|s| (person.id, s));
+                done.lock().unwrap_or_else(PoisonError::into_inner).push(score);
+            }
+        };
+        std::thread::scope(|s| {
+            for _ in 1..self.workers.min(everyone.len()) {
+                s.spawn(worker);
+            }
+            worker();
+        });
+        let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        done.into_iter().collect::<Result<_, _>>().map_err(interrupted_or(Kind::Internal))
+    }
+
+    /// Scores as the report writes them. Accuracy is that of the label words where there are any.
+    pub(crate) fn metrics(&self, s: &Scores) -> Metrics {
+        Metrics {
+            loss: s.loss(),
+            perplexity: if self.classify() { None } else { s.perplexity() },
+            bits_per_byte: if self.classify() { None } else { s.bits_per_byte() },
+            accuracy: s.word_accuracy().or_else(|| s.accuracy()),
+            examples: s.sequences,
+            tokens: s.units,
+        }
+    }
+}
+
+/// The report's name of a part.
+pub(crate) fn split(part: Part) -> Split {
+    match part {
+        Part::Train => Split::Train,
+        Part::Validation => Split::Validation,
+        Part::Test => Split::Test,
+    }
+}
+
+/// Stopping is not a failure of the model.
+pub(crate) fn interrupted_or(kind: Kind) -> impl Fn(TuneError) -> Failure {
+    move |e| match e {
+        TuneError::Interrupted => Failure::new(Kind::Interrupted, "stopped"),
+        other => Err::<(), _>(other).fail(kind).err().unwrap_or_else(|| Failure::new(kind, "failed")),
+    }
+}

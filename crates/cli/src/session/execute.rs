@@ -1,0 +1,204 @@
+//! The rounds of a run, from a fresh start or from a checkpoint.
+
+use std::sync::{Mutex, PoisonError};
+
+use antiphon_core::{ClientId, Millis, Round};
+use antiphon_kernels::Cpu;
+use antiphon_protocol::Ending;
+use antiphon_sim::{Config, Simulation, Start, WallClock};
+use antiphon_store::{Resume, RunDir};
+use antiphon_tune::Client;
+
+use super::recorder::{Events, Recorder};
+use super::{Crew, Session};
+use crate::error::{Fail, Failure, Kind};
+use crate::progress::Progress;
+
+/// How the rounds ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Outcome {
+    /// The shared trainable vector.
+    pub(crate) theta: Vec<f32>,
+    /// Rounds done in all.
+    pub(crate) rounds_done: u32,
+    /// False when the user stopped the run.
+    pub(crate) completed: bool,
+}
+
+/// Where a run takes up.
+pub(crate) fn resume(
+    session: &Session,
+    crew: &[Client<Cpu>],
+    dir: &RunDir,
+    from: Resume,
+) -> Result<Start, Failure> {
+    let Some(checkpoint) = from.checkpoint else { return Ok(Start::fresh(session.shared_theta())) };
+    if checkpoint.theta.len() != session.plan.schema().dim() {
+        let (found, expected) = (checkpoint.theta.len(), session.plan.schema().dim());
+        return Err(Failure::new(
+            Kind::RunDir,
+            format_args!("the checkpoint holds {found} scalars, this run file trains {expected}"),
+        ));
+    }
+    for client in checkpoint.clients {
+        let Some(bytes) = dir.client_state(client).fail(Kind::RunDir)? else { continue };
+        let state = ClientState::decode(&bytes)
+            .ok_or_else(|| Failure::new(Kind::RunDir, format_args!("the state of {client} is damaged")))?;
+        if let (Some((round, bytes)), Some(c)) = (&state.optimizer, crew.iter().find(|c| c.id() == client)) {
+            c.restore(*round, bytes).fail(Kind::RunDir)?;
+        }
+        if let (Some((round, own)), Some(personal)) = (state.personal, &session.personal)
+            && !personal.restore(client, round, own)
+        {
+            return Err(Failure::new(Kind::RunDir, format_args!("the head of {client} has another size")));
+        }
+    }
+    Ok(Start {
+        round: from.next,
+        theta: checkpoint.theta,
+        server: checkpoint.server.into_iter().collect(),
+        ..Start::fresh(Vec::new())
+    })
+}
+
+/// What a client keeps between rounds, as it lies in the store.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct ClientState {
+    /// The optimiser's.
+    pub(crate) optimizer: Option<(Round, Vec<u8>)>,
+    /// The tensors that never travel.
+    pub(crate) personal: Option<(Round, Vec<f32>)>,
+}
+
+impl ClientState {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.optimizer.is_none() && self.personal.is_none()
+    }
+
+    /// For each part: its length in bytes (0 when absent), its round, its bytes.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut part = |round: Option<Round>, bytes: &[u8]| {
+            out.extend((bytes.len() as u64).to_le_bytes());
+            out.extend(round.map_or(u32::MAX, |r| r.0).to_le_bytes());
+            out.extend(bytes);
+        };
+        match &self.optimizer {
+            Some((round, bytes)) => part(Some(*round), bytes),
+            None => part(None, &[]),
+        }
+        let own = self.personal.as_ref();
+        let bytes: Vec<u8> = own.iter().flat_map(|(_, v)| v).flat_map(|v| v.to_le_bytes()).collect();
+        part(own.map(|(round, _)| *round), &bytes);
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut rest = bytes;
+        let mut part = || -> Option<Option<(Round, Vec<u8>)>> {
+            let (length, tail) = rest.split_first_chunk::<8>()?;
+            let (round, tail) = tail.split_first_chunk::<4>()?;
+            let (body, tail) = tail.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+            rest = tail;
+            let round = u32::from_le_bytes(*round);
+            Some((round != u32::MAX).then(|| (Round(round), body.to_vec())))
+        };
+        let optimizer = part()?;
+        let personal = part()?.map(|(round, body)| {
+            let reals = body.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            (round, reals.collect())
+        });
+        rest.is_empty().then_some(Self { optimizer, personal })
+    }
+}
+
+/// Runs from `start` to the end, or until the user stops it.
+pub(crate) fn execute(
+    session: &Session,
+    crew: Vec<Client<Cpu>>,
+    start: Start,
+    dir: RunDir,
+    progress: &Progress,
+) -> Result<(Outcome, RunDir), Failure> {
+    let crew = Crew::new(crew, session, progress);
+    let shared = Mutex::new(dir);
+    let clock = WallClock::starting_at(Millis(0));
+    let mut simulation = Simulation {
+        config: Config {
+            plan: session.plan.clone(),
+            policy: session.policy.clone(),
+            roster: session.people.iter().map(|p| p.id).collect::<Vec<ClientId>>(),
+            seed: session.file().run.seed,
+            workers: session.workers,
+            call_attempts: 1,
+            restarts: 0,
+            keep_updates: true,
+        },
+        server: antiphon_algo::server_step(&session.file().server).fail(Kind::Settings)?,
+        noise: None,
+        clock: &clock,
+        faults: None,
+    };
+    let first = start.round;
+    let end = {
+        let mut recorder = Recorder::new(session, &crew, &shared, progress);
+        let mut events = Events(&shared);
+        simulation.run(start, &crew, &mut recorder, &mut events, &session.stop)
+    };
+    let mut dir = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
+    dir.commit().fail(Kind::Storage)?;
+    let end = end.map_err(|e| failure(&e))?;
+    match end.ending {
+        Some(Ending::Completed) | None => {}
+        Some(other) => {
+            return Err(Failure::new(
+                Kind::Federation,
+                format_args!(
+                    "the federation ended at round {} of {} ({other:?}): a round had fewer than {} answers in {} attempts; \
+                     the reasons are above and in clients/",
+                    end.next.0 + 1,
+                    session.policy.num_rounds,
+                    session.policy.min_clients,
+                    session.policy.round_attempts
+                ),
+            ));
+        }
+    }
+    let completed = end.ending.is_some() || (first.0 >= session.policy.num_rounds);
+    Ok((Outcome { theta: end.theta, rounds_done: end.next.0, completed }, dir))
+}
+
+/// Which exit code an error of the simulation has.
+fn failure(e: &antiphon_sim::SimError) -> Failure {
+    use antiphon_sim::SimError as E;
+    let kind = match e {
+        E::Log(_) | E::Persist { .. } => Kind::Storage,
+        E::Policy(_) | E::NoNoise | E::Step(_) => Kind::Settings,
+        _ => Kind::Federation,
+    };
+    if let E::Persist { source, .. } = e
+        && let Some(inner) = source.downcast_ref::<Failure>()
+    {
+        return Failure::new(inner.kind, inner);
+    }
+    Err::<(), _>(e).fail(kind).err().unwrap_or_else(|| Failure::new(kind, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_state_survives_its_bytes() {
+        let states = [
+            ClientState::default(),
+            ClientState { optimizer: Some((Round(3), vec![1, 2, 3])), personal: None },
+            ClientState { optimizer: None, personal: Some((Round(0), vec![0.5, -2.0])) },
+        ];
+        for state in states {
+            let bytes = state.encode();
+            assert_eq!(ClientState::decode(&bytes), Some(state));
+            assert_eq!(ClientState::decode(&bytes[..bytes.len() - 1]), None);
+        }
+    }
+}

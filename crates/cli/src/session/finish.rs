@@ -1,0 +1,143 @@
+//! After the last round: test, baselines, the model that others load, summary and report.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use antiphon_model::adapter;
+use antiphon_model::export::{Precision, copy_companions, write_model};
+use antiphon_report::doctor::{self, Finding};
+use antiphon_report::html::{self, Report};
+use antiphon_report::{RoundRecord, RunFacts, SUMMARY_SCHEMA, Summary, Traffic};
+use antiphon_store::{Event, RunDir, StoreError, read_metrics};
+
+use super::{Outcome, Session, baselines, clients, digest, unix_ms};
+use crate::args::Part;
+use crate::error::{Fail, Failure, Kind};
+use crate::machine;
+use crate::prediction::Prediction;
+use crate::progress::Progress;
+
+/// What is shown when a run has ended.
+pub(crate) struct Finished {
+    pub(crate) summary: Summary,
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// Writes everything a finished run leaves.
+pub(crate) fn finish(
+    session: &Session,
+    dir: &mut RunDir,
+    outcome: &Outcome,
+    predicted: &Prediction,
+    (begun, resumed_at): (Instant, &[u64]),
+    progress: &Progress,
+) -> Result<Finished, Failure> {
+    progress.stage("testing the federated model");
+    let federated = session.evaluate(&outcome.theta, Part::Test)?;
+    let baselines = baselines::run(session, outcome.rounds_done, progress)?;
+
+    progress.stage("writing the model and the report");
+    publish(session, dir, &outcome.theta)?;
+    let rounds: Vec<RoundRecord> = read_metrics(&dir.layout().metrics()).fail(Kind::RunDir)?;
+    let mut traffic = Traffic::default();
+    rounds.iter().filter_map(|r| r.traffic).for_each(|t| traffic += t);
+    // rounds done before a resume were timed by the process that did them
+    let before = resumed_at.last().map_or(0, |r| *r as usize);
+    let earlier: f64 = rounds
+        .iter()
+        .take(before)
+        .map(|r| r.wall_seconds.unwrap_or(0.0) + r.eval_seconds.unwrap_or(0.0))
+        .sum();
+    let summary = Summary {
+        schema: SUMMARY_SCHEMA,
+        run: facts(session, outcome, resumed_at),
+        federated: (federated.global.examples > 0).then_some(federated),
+        baselines,
+        traffic,
+        wall_seconds: earlier + begun.elapsed().as_secs_f64(),
+        peak_rss_bytes: Some(machine::peak_rss_bytes()).filter(|&b| b > 0),
+        predicted: predicted.compare(session, &rounds),
+        data: Some(session.data.clone()),
+        truncation: Some(session.truncation),
+        digest: Some(digest(&outcome.theta)),
+        output: Some("latest".to_owned()),
+    };
+    let findings = doctor::examine(&doctor::Run { summary: Some(&summary), rounds: &rounds });
+    dir.write_summary(&summary).fail(Kind::Storage)?;
+    let page = html::page(&Report {
+        summary: &summary,
+        rounds: &rounds,
+        findings: &findings,
+        run_toml: dir.run_toml(),
+    });
+    dir.write_report(&page).fail(Kind::Storage)?;
+    dir.commit().fail(Kind::Storage)?;
+    Ok(Finished { summary, findings })
+}
+
+/// A failure inside [`RunDir::publish`].
+struct Publish(Failure);
+
+impl From<StoreError> for Publish {
+    fn from(e: StoreError) -> Self {
+        Self(Err::<(), _>(e).fail(Kind::Storage).err().unwrap_or_else(|| Failure::new(Kind::Storage, "")))
+    }
+}
+
+/// Replaces `latest/` by the model that `theta` makes.
+pub(crate) fn publish(session: &Session, dir: &mut RunDir, theta: &[f32]) -> Result<(), Failure> {
+    dir.publish(unix_ms(), |path| write_latest(session, path, theta).map_err(Publish)).map_err(|p| p.0)
+}
+
+/// The adapter, or the whole model of full tuning, into `path`.
+pub(crate) fn write_latest(session: &Session, path: &Path, theta: &[f32]) -> Result<(), Failure> {
+    // a personal head is nobody's to publish: the first values stand there
+    let whole = match &session.personal {
+        Some(p) => [theta, &session.theta[p.shared().dim()..]].concat(),
+        None => theta.to_vec(),
+    };
+    if session.wiring.live.is_empty() {
+        adapter::write(path, session.spec(), &session.wiring, &whole, &session.about(), None)
+            .fail(Kind::Storage)?;
+        copy_companions(session.base.dir(), path, session.tokens.0.template()).fail(Kind::Storage)
+    } else {
+        write_model(path, &session.base, &session.wiring, &whole, &session.about(), Precision::F32)
+            .fail(Kind::Storage)
+    }
+}
+
+fn facts(session: &Session, outcome: &Outcome, resumed_at: &[u64]) -> RunFacts {
+    let file = session.file();
+    let id = |t: &toml::Table| t.get("id").and_then(toml::Value::as_str).unwrap_or_default().to_owned();
+    RunFacts {
+        name: file.run.name.clone(),
+        base_model: file.model.base_model.clone(),
+        data: clients::shown(file),
+        method: session.method.id().to_owned(),
+        objective: id(&file.objective),
+        federation: format!(
+            "{}, server {}",
+            session.plan.describe().trim().replace('\n', " → "),
+            clients::inline(&file.server)
+        ),
+        clients: session.people.len() as u64,
+        cohort: session.policy.cohort_size(session.people.len()) as u64,
+        rounds: u64::from(session.policy.num_rounds),
+        rounds_done: u64::from(outcome.rounds_done),
+        local_steps: session.people.iter().map(|p| u64::from(session.local_steps(p))).max(),
+        trainable: session.wiring.schema.dim() as u64,
+        parameters: machine::parameters(session.spec(), session.task),
+        seed: file.run.seed,
+        threads: session.workers as u64,
+        kernel_profile: session.profile(),
+        versions: BTreeMap::from([("antiphon".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
+        resumed_at: resumed_at.to_vec(),
+    }
+}
+
+/// Rounds at which a run was taken up again, from its event log.
+pub(crate) fn resumed_at(events: &[Event]) -> Vec<u64> {
+    let resumed = events.iter().filter(|e| matches!(e.kind.as_str(), "resumed" | "rewound"));
+    resumed.filter_map(|e| e.round).map(|r| u64::from(r.0)).collect()
+}

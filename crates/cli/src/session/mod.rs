@@ -1,0 +1,267 @@
+//! A run put together: base model, data of every client, method, aggregation. Built from a run file alone, so `plan`,
+//! `run`, `resume` and `eval` see the same thing.
+
+mod baselines;
+mod clients;
+mod evaluate;
+mod execute;
+mod finish;
+mod personal;
+mod recorder;
+mod tokens;
+mod work;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use antiphon_algo::{Checked, factor_error};
+use antiphon_core::ClientId;
+use antiphon_kernels::{Backend, Cpu};
+use antiphon_model::adapter::About;
+use antiphon_model::{Base, Net, Pooling, Shape, Spec, Task, Weights, Wiring};
+use antiphon_protocol::Policy;
+use antiphon_report::{DataReport, Truncation};
+use antiphon_sim::RoundClosed;
+use antiphon_tune::method::{self, Start};
+use antiphon_tune::{Method, Recipe, Tuning, objective, optim, step_shape};
+
+use crate::error::{Fail, Failure, Kind};
+use crate::machine;
+use crate::progress::Progress;
+use crate::runfile::{Loaded, PoolingName, RunFile, TaskName};
+
+pub(crate) use clients::Person;
+pub(crate) use execute::{Outcome, execute, resume};
+pub(crate) use finish::{finish, resumed_at};
+pub(crate) use personal::Personal;
+pub(crate) use recorder::{digest, unix_ms};
+pub(crate) use tokens::Tokens;
+pub(crate) use work::Crew;
+
+/// Everything a run needs besides its directory.
+pub(crate) struct Session {
+    pub(crate) loaded: Loaded,
+    pub(crate) base: Base,
+    pub(crate) tokens: Tokens,
+    pub(crate) task: Task,
+    pub(crate) method: Box<dyn Method>,
+    /// Everything trainable, personal tensors included.
+    pub(crate) wiring: Arc<Wiring>,
+    /// First values of everything trainable.
+    pub(crate) theta: Vec<f32>,
+    pub(crate) tuning: Arc<Tuning<Cpu>>,
+    /// Clients, in the order of their ids.
+    pub(crate) people: Vec<Person>,
+    /// Held-out data of nobody in particular.
+    pub(crate) common: Person,
+    /// Names of the classes; empty without.
+    pub(crate) labels: Vec<String>,
+    /// Token ids of the label words of tasks solved by generation.
+    pub(crate) label_words: Option<Vec<u32>>,
+    pub(crate) data: DataReport,
+    pub(crate) truncation: Truncation,
+    /// Lines for the user: formats found, what was left out.
+    pub(crate) notes: Vec<String>,
+    /// Tensors that never travel.
+    pub(crate) personal: Option<Personal>,
+    pub(crate) plan: Checked,
+    pub(crate) policy: Policy,
+    pub(crate) workers: usize,
+    pub(crate) stop: Arc<AtomicBool>,
+}
+
+impl Session {
+    /// Reads the base, the data and everything the run file names, and refuses what does not fit.
+    pub(crate) fn open(loaded: Loaded, progress: &Progress, stop: Arc<AtomicBool>) -> Result<Self, Failure> {
+        let file = &loaded.settings;
+        // settings that need neither model nor data fail first
+        let recipe = recipe(file)?;
+        let method = method::build(&file.method).fail_at(Kind::Settings, "[method]").map_err(near)?;
+        let aggregation = file.aggregation.plan().fail_at(Kind::Settings, "[aggregation]").map_err(near)?;
+        antiphon_algo::server_step(&file.server).fail_at(Kind::Settings, "[server]").map_err(near)?;
+
+        progress.stage(&format!("reading the model {}", file.model.base_model));
+        let base = open_base(&loaded)?;
+        let tokens = Tokens::open(&base, file)?;
+
+        progress.stage(&format!("reading the data {}", clients::shown(file)));
+        let gathered = clients::gather(&loaded, &tokens)?;
+        let task = task(file, gathered.labels.len());
+        base.require(task).fail(Kind::Model)?;
+
+        let workers = if file.run.workers == 0 { machine::cores() } else { file.run.workers };
+        let backend = Arc::new(Cpu::serial());
+        let weights = Weights::load(&*backend, base.spec(), task, base.source()).fail(Kind::Model)?;
+        let wiring = Arc::new(method.wire(base.spec(), task).fail_at(Kind::Settings, "[method]")?);
+        let personal = Personal::of(file, &wiring)?;
+        let prompt = wiring.prompt.as_ref().map_or(0, |p| p.tokens);
+        let shape = shape(&recipe, &gathered.people, &gathered.common, prompt);
+        let longest =
+            gathered.people.iter().chain([&gathered.common]).map(Person::longest).max().unwrap_or(1) + prompt;
+        let net = Net::new(&*backend, weights, task, Arc::clone(&wiring), longest)
+            .fail_at(Kind::Data, "sequences")?;
+        let tuning = Tuning::new(backend, Arc::new(net), recipe, shape, Arc::clone(&stop));
+
+        let encode = |text: &str| tokens.plain(text);
+        let start =
+            Start { spec: base.spec(), base: base.source(), tokenize: Some(&encode), seed: file.run.seed };
+        let theta = method.init(&wiring, &start).fail_at(Kind::Settings, "[method]")?;
+        let schema = personal.as_ref().map_or(&wiring.schema, |p| p.shared());
+        let plan = aggregation.check(schema).fail_at(Kind::Settings, "[aggregation]")?;
+        let policy = policy(file);
+        policy.check(gathered.people.len()).fail_at(Kind::Settings, "[federation]")?;
+        Ok(Self {
+            base,
+            tokens,
+            task,
+            method,
+            wiring,
+            theta,
+            tuning: Arc::new(tuning),
+            people: gathered.people,
+            common: gathered.common,
+            labels: gathered.labels,
+            label_words: gathered.label_words,
+            data: gathered.data,
+            truncation: gathered.truncation,
+            notes: gathered.notes,
+            personal,
+            plan,
+            policy,
+            workers,
+            stop,
+            loaded,
+        })
+    }
+
+    /// The run file.
+    pub(crate) fn file(&self) -> &RunFile {
+        &self.loaded.settings
+    }
+
+    /// The mathematics of the base.
+    pub(crate) fn spec(&self) -> &Spec {
+        self.base.spec()
+    }
+
+    /// Whether sequences are classified.
+    pub(crate) fn classify(&self) -> bool {
+        matches!(self.task, Task::Classify { .. })
+    }
+
+    /// The largest training step.
+    pub(crate) fn shape(&self) -> Shape {
+        self.tuning.shape()
+    }
+
+    /// The kernel profile, which fixes the bits.
+    pub(crate) fn profile(&self) -> String {
+        self.tuning.backend().profile()
+    }
+
+    /// Optimiser steps of `person` in a round.
+    pub(crate) fn local_steps(&self, person: &Person) -> u32 {
+        self.tuning.recipe().local_steps(person.train.sequences.len())
+    }
+
+    /// What an adapter says of itself.
+    pub(crate) fn about(&self) -> About {
+        About {
+            base_model: self.file().model.base_model.clone(),
+            task: self.task,
+            labels: self.labels.clone(),
+        }
+    }
+
+    /// First values of what travels.
+    pub(crate) fn shared_theta(&self) -> Vec<f32> {
+        self.personal.as_ref().map_or_else(|| self.theta.clone(), |p| p.share(&self.theta))
+    }
+
+    /// The whole trainable vector of `client`, given the shared part.
+    pub(crate) fn personal_theta<'a>(&self, client: ClientId, shared: &'a [f32]) -> Cow<'a, [f32]> {
+        match &self.personal {
+            None => shared.into(),
+            Some(p) => p.whole(client, shared, &self.theta).into(),
+        }
+    }
+
+    /// ‖mean(BA) − mean(B)·mean(A)‖ / ‖mean(BA)‖ of a round.
+    pub(crate) fn factor_error(&self, closed: &RoundClosed<'_>) -> Option<f64> {
+        let mut start = Vec::new();
+        closed.start.read_reals(&mut start);
+        let deltas: Vec<(f64, Vec<f32>)> = closed
+            .contributions
+            .iter()
+            .filter_map(|c| Some((closed.plan.counts(c.weight), closed.plan.alone(c.update.as_ref()?)?)))
+            .collect();
+        let updates: Vec<(f64, &[f32])> = deltas.iter().map(|(w, d)| (*w, d.as_slice())).collect();
+        let error = factor_error(closed.plan.schema(), &start, &updates, self.workers).ok()??;
+        Some(error.overall)
+    }
+}
+
+/// Adds the nearest known key to an error about an unknown one.
+fn near(mut f: Failure) -> Failure {
+    f.message = crate::runfile::suggest(&f.message);
+    f
+}
+
+fn open_base(loaded: &Loaded) -> Result<Base, Failure> {
+    let name = &loaded.settings.model.base_model;
+    let (prefix, path) = name.strip_prefix("init:").map_or(("", name.as_str()), |path| ("init:", path));
+    let path = loaded.path(path);
+    Base::open(&format!("{prefix}{}", path.display()), loaded.settings.run.seed)
+        .fail_at(Kind::Model, "model.base_model")
+}
+
+fn recipe(file: &RunFile) -> Result<Recipe, Failure> {
+    Ok(Recipe {
+        objective: objective::build(&file.objective).fail_at(Kind::Settings, "[objective]").map_err(near)?,
+        optimizer: optim::build(&file.optimizer).fail_at(Kind::Settings, "[optimizer]").map_err(near)?,
+        train: file.train.check().fail_at(Kind::Settings, "[train]").map_err(near)?,
+        rounds: file.federation.num_rounds,
+        seed: file.run.seed,
+    })
+}
+
+fn task(file: &RunFile, classes: usize) -> Task {
+    let pooling = match file.model.pooling {
+        Some(PoolingName::Cls) => Pooling::Cls,
+        Some(PoolingName::Pooler) => Pooling::Pooler,
+        Some(PoolingName::Mean) => Pooling::Mean,
+        Some(PoolingName::Last) | None => Pooling::Last,
+    };
+    match file.model.task {
+        TaskName::CausalLm => Task::CausalLm,
+        TaskName::Classification => Task::Classify { classes, pooling },
+    }
+}
+
+/// The step that holds every client's largest micro-batch and each held-out sequence.
+fn shape(recipe: &Recipe, people: &[Person], common: &Person, prompt: usize) -> Shape {
+    let training = people.iter().map(|p| &p.train.sequences[..]);
+    let mut shape = step_shape(training, recipe.train.micro_batch_size, prompt);
+    let held = people
+        .iter()
+        .chain([common])
+        .flat_map(|p| p.validation.sequences.iter().chain(p.test.sequences.iter()));
+    for sequence in held {
+        shape.tokens = shape.tokens.max(sequence.len() + prompt);
+        shape.labelled = shape.labelled.max(sequence.label_tokens());
+    }
+    shape
+}
+
+fn policy(file: &RunFile) -> Policy {
+    let f = &file.federation;
+    Policy {
+        num_rounds: f.num_rounds,
+        fraction: f.fraction,
+        min_clients: f.min_clients,
+        round_deadline_ms: (f.round_deadline_s > 0).then(|| f.round_deadline_s * 1000),
+        join_deadline_ms: None,
+        round_attempts: 3,
+    }
+}

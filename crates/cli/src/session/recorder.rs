@@ -1,0 +1,250 @@
+//! Watches the rounds of a run: evaluates, writes the checkpoint and the record that make a round count, and tells the user.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use antiphon_core::{ClientId, Digest};
+use antiphon_protocol::{Log, LogError, Record};
+use antiphon_report::{ClientRecord, ClientStatus, RoundRecord, Traffic, UpdateSpread};
+use antiphon_sim::{ClientDone, Observer, Outcome, RoundClosed, RoundFailed, RoundStarted};
+use antiphon_store::{Checkpoint, RunDir};
+
+use super::{Crew, Session};
+use crate::args::Part;
+use crate::progress::{Progress, bytes};
+
+/// The run directory, shared by the recorder and the event log.
+pub(crate) type Shared = Mutex<RunDir>;
+
+/// Milliseconds since 1970, for people.
+pub(crate) fn unix_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The event log of the protocol, in the run directory.
+pub(crate) struct Events<'a>(pub(crate) &'a Shared);
+
+impl Log for Events<'_> {
+    fn append(&mut self, record: &Record) -> Result<(), LogError> {
+        let mut dir = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        dir.record(unix_ms(), "protocol", record).map_err(|e| LogError(Box::new(e)))
+    }
+}
+
+/// Turns what the simulation reports into records, checkpoints and lines.
+pub(crate) struct Recorder<'a> {
+    pub(crate) session: &'a Session,
+    pub(crate) crew: &'a Crew<'a>,
+    pub(crate) dir: &'a Shared,
+    pub(crate) progress: &'a Progress,
+    begun: Instant,
+    cohort: Vec<ClientId>,
+    outcomes: BTreeMap<ClientId, Outcome>,
+    /// Vectors read back from the wire, reused.
+    total: Traffic,
+}
+
+impl<'a> Recorder<'a> {
+    pub(crate) fn new(
+        session: &'a Session,
+        crew: &'a Crew<'a>,
+        dir: &'a Shared,
+        progress: &'a Progress,
+    ) -> Self {
+        let begun = Instant::now();
+        let (cohort, outcomes, total) = (Vec::new(), BTreeMap::new(), Traffic::default());
+        Self { session, crew, dir, progress, begun, cohort, outcomes, total }
+    }
+
+    fn clients(&self, closed: &RoundClosed<'_>) -> Vec<ClientRecord> {
+        let took = self.crew.took();
+        let accepted: BTreeMap<_, _> = closed.contributions.iter().map(|c| (c.client, c)).collect();
+        let record = |&client: &ClientId| {
+            let counted = accepted.get(&client);
+            let metric = |name: &str| counted.and_then(|c| c.metrics.get(name)).copied();
+            ClientRecord {
+                client,
+                status: match (counted, self.outcomes.get(&client)) {
+                    (Some(_), _) => ClientStatus::Counted,
+                    (None, Some(Outcome::GaveUp { reason })) if reason.contains("not finite") => {
+                        ClientStatus::NotFinite
+                    }
+                    (None, Some(Outcome::GaveUp { reason } | Outcome::Unreachable { reason })) => {
+                        ClientStatus::Failed(reason.clone())
+                    }
+                    (None, _) => ClientStatus::TimedOut,
+                },
+                examples: counted.map(|c| c.weight.get() as u64),
+                train_loss: metric("train_loss"),
+                update_norm: counted
+                    .and_then(|c| c.update.as_ref())
+                    .and_then(|u| closed.plan.alone(u))
+                    .map(|v| norm(&v)),
+                seconds: took.get(&client).map(|t| t.seconds),
+                tokens: metric("train_rows").map(|n| n as u64),
+                bytes_up: None,
+            }
+        };
+        self.cohort.iter().map(record).collect()
+    }
+
+    /// Whether the global model is evaluated after this round.
+    fn due(&self, round: u32) -> bool {
+        let every = self.session.file().eval.every_rounds;
+        let last = round + 1 == self.session.file().federation.num_rounds;
+        last || every > 0 && (round + 1).is_multiple_of(every)
+    }
+
+    fn close(&mut self, closed: &RoundClosed<'_>) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let session = self.session;
+        let wall = self.begun.elapsed().as_secs_f64();
+        let clients = self.clients(closed);
+        let has_validation = session.people.iter().any(|p| !p.part(Part::Validation).sequences.is_empty());
+        let eval_begun = Instant::now();
+        let eval = if self.due(closed.round.0) && has_validation {
+            self.progress.stage("evaluating");
+            Some(session.evaluate(closed.theta, Part::Validation)?)
+        } else {
+            None
+        };
+        let eval_seconds = eval.is_some().then(|| eval_begun.elapsed().as_secs_f64());
+        let traffic = Traffic {
+            up: closed.traffic.up.total(),
+            down: closed.traffic.down.total(),
+            payload_up: closed.traffic.up.payload,
+            payload_down: closed.traffic.down.payload,
+        };
+        self.total += traffic;
+        let norms: Vec<(f64, f64)> =
+            clients.iter().filter_map(|c| Some((c.examples? as f64, c.update_norm?))).collect();
+        let tokens: u64 = clients.iter().filter_map(|c| c.tokens).sum();
+        let record = RoundRecord {
+            round: closed.round,
+            cohort: self.cohort.clone(),
+            train_loss: weighted(&clients),
+            eval,
+            traffic: Some(traffic),
+            spread: UpdateSpread::from_norms(&norms, norm(closed.delta)),
+            factor_error: session.factor_error(closed),
+            step_norm: Some(step_norm(closed)),
+            wall_seconds: Some(wall),
+            eval_seconds,
+            tokens_per_second: (tokens > 0).then(|| tokens as f64 / wall),
+            clients,
+        };
+        let mut dir = self.dir.lock().unwrap_or_else(PoisonError::into_inner);
+        for contribution in closed.contributions {
+            let state = self.crew.state(contribution.client);
+            if !state.is_empty() {
+                dir.set_client_state(contribution.client, &state.encode())?;
+            }
+        }
+        let server = closed.server.state();
+        let slots: Vec<(String, Vec<u8>)> = Vec::new();
+        let checkpoint = Checkpoint {
+            theta: closed.theta,
+            server: server.iter().map(|(name, v)| (name.as_str(), v.as_slice())).collect(),
+            slots: slots.iter().map(|(name, v)| (name.as_str(), v.as_slice())).collect(),
+        };
+        dir.close_round(unix_ms(), closed.round, &checkpoint, &record)?;
+        drop(dir);
+        let rounds = u64::from(session.file().federation.num_rounds);
+        self.progress.round_closed(u64::from(closed.round.0) + 1, rounds, &line(&record, rounds));
+        Ok(())
+    }
+}
+
+impl Observer for Recorder<'_> {
+    fn round_started(&mut self, round: &RoundStarted<'_>) {
+        self.begun = Instant::now();
+        self.cohort = round.cohort.to_vec();
+        self.outcomes.clear();
+    }
+
+    fn client_done(&mut self, done: &ClientDone<'_>) {
+        self.outcomes.insert(done.client, done.outcome.clone());
+    }
+
+    fn round_closed(&mut self, round: &RoundClosed<'_>) -> Result<(), Box<dyn Error + Send + Sync>> {
+        self.close(round)
+    }
+
+    fn round_failed(&mut self, failed: &RoundFailed) {
+        let reasons: Vec<String> = self
+            .outcomes
+            .iter()
+            .filter_map(|(id, o)| match o {
+                Outcome::GaveUp { reason } | Outcome::Unreachable { reason } => {
+                    Some(format!("  {id}: {reason}"))
+                }
+                _ => None,
+            })
+            .collect();
+        self.progress.note(&format!(
+            "round {} failed at attempt {}: too few answers\n{}",
+            failed.round.0 + 1,
+            failed.attempt + 1,
+            reasons.join("\n")
+        ));
+    }
+}
+
+/// ‖x‖₂ in binary64.
+pub(crate) fn norm(x: &[f32]) -> f64 {
+    x.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt()
+}
+
+/// ‖θ after − θ before‖₂.
+fn step_norm(closed: &RoundClosed<'_>) -> f64 {
+    let mut before = Vec::new();
+    closed.start.read_reals(&mut before);
+    let square = |(a, b): (&f32, &f32)| (f64::from(*a) - f64::from(*b)).powi(2);
+    closed.theta.iter().zip(&before).map(square).sum::<f64>().sqrt()
+}
+
+/// Mean training loss of the counted clients by examples.
+fn weighted(clients: &[ClientRecord]) -> Option<f64> {
+    let pairs: Vec<(f64, f64)> =
+        clients.iter().filter_map(|c| Some((c.examples? as f64, c.train_loss?))).collect();
+    let total: f64 = pairs.iter().map(|p| p.0).sum();
+    (total > 0.0).then(|| pairs.iter().map(|(n, l)| n * l).sum::<f64>() / total)
+}
+
+/// One round in one line.
+fn line(r: &RoundRecord, rounds: u64) -> String {
+    let counted = r.clients.iter().filter(|c| c.status.counted()).count();
+    let mut parts =
+        vec![format!("round {:>3}/{rounds}  clients {counted}/{}", r.round.0 + 1, r.cohort.len())];
+    if let Some(loss) = r.train_loss {
+        parts.push(format!("train loss {loss:.4}"));
+    }
+    if let Some(eval) = &r.eval {
+        if let Some(loss) = eval.global.loss {
+            parts.push(format!("validation loss {loss:.4}"));
+        }
+        if let Some(accuracy) = eval.global.accuracy {
+            parts.push(format!("accuracy {:.1} %", 100.0 * accuracy));
+        }
+    }
+    if let Some(rate) = r.tokens_per_second {
+        parts.push(format!("{rate:.0} tokens/s"));
+    }
+    if let Some(t) = r.traffic {
+        parts.push(format!("up {} down {}", bytes(t.up), bytes(t.down)));
+    }
+    if let Some(seconds) = r.wall_seconds {
+        parts.push(format!("{seconds:.1} s"));
+    }
+    parts.join("  ")
+}
+
+/// Identifies a trainable vector.
+pub(crate) fn digest(theta: &[f32]) -> Digest {
+    let bytes: Vec<u8> = theta.iter().flat_map(|v| v.to_le_bytes()).collect();
+    Digest::of(&bytes)
+}

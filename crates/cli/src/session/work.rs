@@ -1,0 +1,83 @@
+//! The clients of a run as the simulation hires them: one at a time each, timed, with what outlives a round.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use antiphon_algo::{Local, LocalWork, WorkError};
+use antiphon_core::{ClientId, Round};
+use antiphon_kernels::Cpu;
+use antiphon_sim::Workforce;
+use antiphon_tune::Client;
+
+use super::Session;
+use super::execute::ClientState;
+use crate::progress::Progress;
+
+/// What a client's part of the last round took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Took {
+    /// Seconds of local work.
+    pub(crate) seconds: f64,
+}
+
+/// Every client of the run.
+pub(crate) struct Crew<'a> {
+    clients: BTreeMap<ClientId, Mutex<Client<Cpu>>>,
+    took: Mutex<BTreeMap<ClientId, Took>>,
+    session: &'a Session,
+    progress: &'a Progress,
+}
+
+impl<'a> Crew<'a> {
+    pub(crate) fn new(clients: Vec<Client<Cpu>>, session: &'a Session, progress: &'a Progress) -> Self {
+        let clients = clients.into_iter().map(|c| (c.id(), Mutex::new(c))).collect();
+        Self { clients, took: Mutex::default(), session, progress }
+    }
+
+    /// What the parts of the round took, and forgets it.
+    pub(crate) fn took(&self) -> BTreeMap<ClientId, Took> {
+        std::mem::take(&mut lock(&self.took))
+    }
+
+    /// What `client` keeps between rounds.
+    pub(crate) fn state(&self, client: ClientId) -> ClientState {
+        let optimizer = self.clients.get(&client).and_then(|c| lock(c).state());
+        let personal = self.session.personal.as_ref().and_then(|p| p.state(client));
+        ClientState { optimizer, personal }
+    }
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Workforce for Crew<'_> {
+    fn hire(&self, client: ClientId, _worker: usize) -> Result<Box<dyn LocalWork + '_>, WorkError> {
+        let held = self.clients.get(&client).ok_or(WorkError::NoData)?;
+        Ok(Box::new(Shift { crew: self, id: client, client: lock(held) }))
+    }
+}
+
+/// One client at work.
+struct Shift<'a> {
+    crew: &'a Crew<'a>,
+    id: ClientId,
+    client: MutexGuard<'a, Client<Cpu>>,
+}
+
+impl LocalWork for Shift<'_> {
+    fn run(&mut self, start: &[f32], round: Round) -> Result<Local, WorkError> {
+        self.crew.progress.client_started(self.id.0);
+        let begun = Instant::now();
+        let session = self.crew.session;
+        let local = match &session.personal {
+            None => self.client.run(start, round),
+            Some(p) => p.run(self.id, &mut *self.client, start, &session.theta, round),
+        };
+        let took = Took { seconds: begun.elapsed().as_secs_f64() };
+        lock(&self.crew.took).insert(self.id, took);
+        self.crew.progress.client_done(self.id.0);
+        local
+    }
+}
