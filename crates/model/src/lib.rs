@@ -17,6 +17,7 @@ pub mod generate;
 pub mod init;
 pub mod names;
 pub mod net;
+pub mod probe;
 pub mod spec;
 pub mod template;
 pub mod tokenizer;
