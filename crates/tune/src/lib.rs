@@ -28,5 +28,5 @@ pub use objective::{OBJECTIVES, Objective};
 pub use optim::{OPTIMIZERS, Optimizer, OptimizerState};
 pub use schedule::{SCHEDULES, Schedule};
 pub use settings::{Train, TrainSettings};
-pub use tuning::{Observer, Recipe, Tuning, step_shape};
+pub use tuning::{Observer, Recipe, Tuning, step_shape, worker_bytes};
 pub use worker::StepReport;

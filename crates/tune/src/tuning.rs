@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use antiphon_core::{ClientId, Round};
 use antiphon_data::Sequence;
 use antiphon_kernels::Backend;
-use antiphon_model::{Net, Shape};
+use antiphon_model::{Mode, Net, Shape, Spec, Task, Wiring, planned_bytes};
 
 use crate::error::TuneError;
 use crate::objective::Objective;
@@ -143,6 +143,20 @@ impl<B: Backend> Tuning<B> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
         result
     }
+}
+
+/// Bytes of one worker: its activations as planned, and the trainable vector with its gradient and the optimiser's
+/// `slots` state vectors. Counted by the code that allocates; what the GEMM packs comes on top.
+pub fn worker_bytes<B: Backend>(
+    backend: &B,
+    spec: &Spec,
+    task: Task,
+    wiring: &Wiring,
+    shape: Shape,
+    slots: usize,
+) -> usize {
+    planned_bytes(backend, spec, task, wiring, shape, Mode::Train)
+        + (2 + slots) * wiring.schema.dim() * size_of::<f32>()
 }
 
 /// The smallest shape that holds every micro-batch of `micro` sequences that one of `sets` can give, and each single
