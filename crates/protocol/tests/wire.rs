@@ -1,0 +1,368 @@
+//! The wire form: what is written is read back, and nothing else is.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use antiphon_core::{ClientId, Digest, Payload, Round, Weight};
+use antiphon_protocol::wire::{
+    MAX_REASON, PRELUDE, decode_down, decode_up, encode_down, encode_up, printable,
+};
+use antiphon_protocol::*;
+use bytes::Bytes;
+use common::*;
+use proptest::prelude::*;
+
+const UPDATE: usize = 16;
+const THETA: usize = 12;
+
+fn up(frame: &Frame) -> Result<Up, WireError> {
+    decode_up(frame, UPDATE, |_| ())
+}
+
+fn down(frame: &Frame) -> Result<Down, WireError> {
+    decode_down(frame, THETA, None)
+}
+
+fn digests() -> impl Strategy<Value = Digest> {
+    any::<[u8; 32]>().prop_map(Digest)
+}
+
+fn vectors(n: usize) -> impl Strategy<Value = Vector> {
+    prop::collection::vec(any::<f32>(), n).prop_map(|v| Vector::from_payload(Payload::Real(v)))
+}
+
+fn reasons() -> impl Strategy<Value = String> {
+    "\\PC{0,40}".prop_map(|s| printable(&s))
+}
+
+fn ups() -> impl Strategy<Value = Up> {
+    let metrics = prop::collection::btree_map("[a-z0-9_./@-]{1,64}", -1e300..1e300_f64, 0..65);
+    let deliver =
+        (any::<(u32, u32)>(), digests(), digests(), digests(), 1e-300..1e300_f64, metrics, vectors(4))
+            .prop_map(|((round, attempt), plan, schema, base, weight, metrics, update)| {
+                Up::Deliver(Deliver {
+                    round: Round(round),
+                    attempt,
+                    plan,
+                    schema,
+                    base,
+                    weight: Weight::new(weight).unwrap(),
+                    metrics,
+                    update,
+                })
+            });
+    prop_oneof![
+        (digests(), digests()).prop_map(|(plan, schema)| Up::Join { plan, schema }),
+        Just(Up::Poll),
+        deliver,
+        (any::<u32>(), any::<u32>(), reasons()).prop_map(|(r, attempt, reason)| Up::Failed {
+            round: Round(r),
+            attempt,
+            reason
+        }),
+    ]
+}
+
+fn downs() -> impl Strategy<Value = Down> {
+    let round = || any::<u32>().prop_map(Round);
+    let work = (
+        (round(), any::<u32>()),
+        digests(),
+        digests(),
+        prop::collection::btree_set(any::<u64>(), 1..20),
+        vectors(3),
+    )
+        .prop_map(|((round, attempt), plan, schema, cohort, theta)| {
+            let cohort = cohort.into_iter().map(ClientId).collect();
+            Down::Work(Work { round, attempt, plan, schema, cohort, theta })
+        });
+    let wait = prop_oneof![
+        any::<(u32, u32)>().prop_map(|(joined, expected)| WaitFor::Clients { joined, expected }),
+        round().prop_map(|round| WaitFor::Unselected { round }),
+        (round(), any::<(u32, u32)>()).prop_map(|(round, (answered, cohort))| WaitFor::Others {
+            round,
+            answered,
+            cohort
+        }),
+        round().prop_map(|round| WaitFor::Aggregation { round }),
+    ];
+    let receipt = prop_oneof![
+        Just(Receipt::Join),
+        (round(), any::<u32>(), digests()).prop_map(|(round, attempt, digest)| Receipt::Update {
+            round,
+            attempt,
+            digest
+        }),
+        (round(), any::<u32>()).prop_map(|(round, attempt)| Receipt::Failure { round, attempt }),
+    ];
+    let codes = prop::sample::select(vec![
+        Code::Resend,
+        Code::Outdated,
+        Code::Unusable,
+        Code::Rejoin,
+        Code::Excluded,
+    ]);
+    let endings = prop::sample::select(vec![
+        Ending::Completed,
+        Ending::TooFewClients,
+        Ending::RoundFailed,
+        Ending::Stopped,
+    ]);
+    prop_oneof![
+        work,
+        wait.prop_map(Down::Wait),
+        receipt.prop_map(Down::Accepted),
+        (codes, reasons()).prop_map(|(code, detail)| Down::Rejected(Rejection { code, detail })),
+        endings.prop_map(Down::Done),
+    ]
+}
+
+/// A frame whose lengths and header digest are right, whatever its header says.
+fn sealed(header: &[u8], body: &[u8]) -> Frame {
+    let mut head = b"ANTP\x01\0\0\0".to_vec();
+    head.extend((header.len() as u32).to_le_bytes());
+    head.extend((body.len() as u64).to_le_bytes());
+    let digest = Digest::of(&[&head, header].concat());
+    head.extend(digest.0);
+    head.extend(header);
+    Frame { head: head.into(), body: Bytes::copy_from_slice(body) }
+}
+
+/// The header bytes of an encoded message.
+fn header_of(frame: &Frame) -> Vec<u8> {
+    frame.head[PRELUDE..].to_vec()
+}
+
+fn flipped(frame: &Frame, bit: usize) -> Frame {
+    let mut bytes = frame.to_vec();
+    let at = bit / 8 % bytes.len();
+    bytes[at] ^= 1 << (bit % 8);
+    let body = bytes.split_off(frame.head.len());
+    Frame { head: bytes.into(), body: body.into() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn what_is_written_is_read_back(u in ups(), d in downs()) {
+        let (fu, fd) = (encode_up(&u), encode_down(&d));
+        prop_assert_eq!(up(&fu), Ok(u));
+        prop_assert_eq!(down(&fd), Ok(d));
+        for f in [fu, fd] {
+            prop_assert_eq!(Frame::split(f.to_vec().into()), Ok(f));
+        }
+    }
+
+    #[test]
+    fn one_changed_bit_is_always_noticed(u in ups(), d in downs(), bit in any::<usize>()) {
+        let (fu, fd) = (encode_up(&u), encode_down(&d));
+        prop_assert!(up(&flipped(&fu, bit)).is_err());
+        prop_assert!(down(&flipped(&fd, bit)).is_err());
+        // as one piece, where a changed length moves the boundary
+        if let Ok(f) = Frame::split(flipped(&fu, bit).to_vec().into()) {
+            prop_assert!(up(&f).is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_cut_or_lengthened_is_refused(u in ups(), d in downs(), cut in any::<prop::sample::Index>()) {
+        for (bytes, is_up) in [(encode_up(&u).to_vec(), true), (encode_down(&d).to_vec(), false)] {
+            let read = |b: &[u8]| {
+                let f = Frame::split(Bytes::copy_from_slice(b))?;
+                if is_up { up(&f).map(|_| ()) } else { down(&f).map(|_| ()) }
+            };
+            prop_assert_eq!(read(&bytes), Ok(()));
+            prop_assert!(read(&bytes[..cut.index(bytes.len())]).is_err());
+            prop_assert!(read(&[&bytes[..], &[0]].concat()).is_err());
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(
+        head in prop::collection::vec(any::<u8>(), 0..200),
+        body in prop::collection::vec(any::<u8>(), 0..40),
+    ) {
+        let raw = Frame { head: head.clone().into(), body: body.clone().into() };
+        prop_assert!(up(&raw).is_err());
+        prop_assert!(down(&raw).is_err());
+        let _ = Frame::split(head.clone().into());
+        // behind a good prelude
+        let _ = up(&sealed(&head, &body));
+        let _ = down(&sealed(&head, &body));
+    }
+
+    /// A header that differs from a good one in one byte, under a right digest, as only its sender can make it: read
+    /// as something else, or refused, but never with two readings of one meaning.
+    #[test]
+    fn a_forged_header_is_refused_or_canonical(u in ups(), at in any::<prop::sample::Index>(), value in any::<u8>()) {
+        let frame = encode_up(&u);
+        let mut header = header_of(&frame);
+        if header.is_empty() { return Ok(()); }
+        let i = at.index(header.len());
+        header[i] = value;
+        let forged = sealed(&header, &frame.body);
+        if let Ok(m) = up(&forged) {
+            prop_assert_eq!(encode_up(&m), forged);
+        }
+    }
+}
+
+#[test]
+fn other_versions_and_protocols_are_refused_by_name() {
+    let bytes = encode_up(&Up::Poll).to_vec();
+    let with = |at: usize, v: u8| {
+        let mut b = bytes.clone();
+        b[at] = v;
+        Frame::split(b.into()).unwrap_err()
+    };
+    assert_eq!(with(4, 2), WireError::Version { found: 2 });
+    assert_eq!(
+        with(4, 2).to_string(),
+        "wire version 2, but this build speaks version 1; both sides must run the same release"
+    );
+    assert_eq!(with(0, b'X'), WireError::Magic { found: *b"XNTP" });
+    assert_eq!(with(6, 1), WireError::Reserved { found: 1 });
+    assert_eq!(Frame::split(Bytes::from_static(b"ANTP")), Err(WireError::Short { found: 4 }));
+    // a declared length of 4 GiB is refused without being allocated
+    assert!(matches!(with(11, 0xff), WireError::Length { what: "header", .. }));
+}
+
+#[test]
+fn bodies_have_the_length_that_the_plan_implies_and_no_other() {
+    let mut d = deliver(&mean(), 0, 0, Digest::of(b""), 1.0);
+    assert!(up(&encode_up(&Up::Deliver(d.clone()))).is_ok());
+    for n in [0, 3, 5, 1000] {
+        d.update = Vector::from_payload(Payload::Real(vec![1.0; n]));
+        let mut read = 0;
+        let e = decode_up(&encode_up(&Up::Deliver(d.clone())), UPDATE, |piece| read += piece.len());
+        assert_eq!(e, Err(WireError::Body { expected: UPDATE, found: 4 * n }));
+        assert_eq!(read, 0, "refused unread");
+        assert!(!e.unwrap_err().is_damage());
+    }
+    let poll = header_of(&encode_up(&Up::Poll));
+    assert_eq!(up(&sealed(&poll, b"x")), Err(WireError::Body { expected: 0, found: 1 }));
+}
+
+#[test]
+fn every_rule_of_the_header_is_enforced() {
+    let good = deliver(&mean(), 0, 0, Digest::of(b""), 1.0);
+    let refused = |change: &dyn Fn(&mut Deliver)| {
+        let mut d = good.clone();
+        change(&mut d);
+        let e = up(&encode_up(&Up::Deliver(d))).unwrap_err();
+        assert!(!e.is_damage(), "{e}: sending it again would not help");
+        e
+    };
+    let metric = |name: &str, v: f64| refused(&|d| d.metrics = metrics(&[(name, v)]));
+    assert!(matches!(metric("loss", f64::NAN), WireError::Metric { index: 0, found } if found.is_nan()));
+    assert_eq!(metric("loss", f64::INFINITY), WireError::Metric { index: 0, found: f64::INFINITY });
+    for name in ["", "Loss", "a b", "é", "a\n", &"x".repeat(65)] {
+        assert_eq!(metric(name, 1.0), WireError::MetricName { index: 0 }, "{name}");
+    }
+    let many = refused(&|d| d.metrics = (0..65).map(|i| (format!("m{i}"), 0.0)).collect());
+    assert_eq!(many, WireError::Metrics { limit: 64, found: 65 });
+
+    let failed = |reason: String| up(&encode_up(&Up::Failed { round: Round(0), attempt: 0, reason }));
+    assert!(failed("x".repeat(MAX_REASON)).is_ok());
+    assert_eq!(
+        failed("x".repeat(MAX_REASON + 1)),
+        Err(WireError::Text { field: "reason", found: MAX_REASON + 1 })
+    );
+    assert_eq!(failed("a\u{1b}[2J".into()), Err(WireError::Text { field: "reason", found: 5 }));
+    let long = failed("x".repeat(20_000)).unwrap_err();
+    assert!(matches!(long, WireError::HeaderLimit { .. }));
+
+    // weights: field 7, wire type 1, is the last 9 bytes but for the metrics
+    let frame = encode_up(&Up::Deliver(Deliver { metrics: metrics(&[]), ..good.clone() }));
+    let header = header_of(&frame);
+    let at = header.len() - 8;
+    for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let mut h = header.clone();
+        h[at..].copy_from_slice(&f64::to_le_bytes(bad));
+        let e = up(&sealed(&h, &frame.body)).unwrap_err();
+        assert!(matches!(e, WireError::Weight { .. }), "{bad}: {e}");
+    }
+}
+
+#[test]
+fn unknown_repeated_and_missing_fields_are_refused() {
+    let poll = header_of(&encode_up(&Up::Poll));
+    // field 15, varint 1
+    assert_eq!(up(&sealed(&[&poll[..], &[0x78, 1]].concat(), &[])), Err(WireError::NotCanonical));
+    // the same field twice
+    assert_eq!(up(&sealed(&[&poll[..], &poll[..]].concat(), &[])), Err(WireError::NotCanonical));
+    assert_eq!(up(&sealed(&[], &[])), Err(WireError::Field { field: "message" }));
+    // a Join without digests: field 1, length 0
+    assert_eq!(up(&sealed(&[0x0a, 0], &[])), Err(WireError::Field { field: "plan" }));
+    // a cohort out of order
+    let work = Work {
+        round: Round(0),
+        attempt: 0,
+        plan: Digest::of(b""),
+        schema: Digest::of(b""),
+        cohort: ids(&[2, 1]).into(),
+        theta: theta(0.0),
+    };
+    assert_eq!(down(&encode_down(&Down::Work(work.clone()))), Err(WireError::Cohort));
+    let empty = Work { cohort: [].into(), ..work };
+    assert_eq!(down(&encode_down(&Down::Work(empty))), Err(WireError::Cohort));
+}
+
+#[test]
+fn a_body_that_was_verified_once_is_not_hashed_again() {
+    let theta = theta(1.0);
+    let work = Down::Work(Work {
+        round: Round(0),
+        attempt: 0,
+        plan: Digest::of(b""),
+        schema: Digest::of(b""),
+        cohort: ids(&[1]).into(),
+        theta: theta.clone(),
+    });
+    let frame = encode_down(&work);
+    assert_eq!(decode_down(&frame, THETA, Some(&theta)), Ok(work));
+    // other memory with the same digest claimed is hashed
+    let mut body = frame.body.to_vec();
+    body[0] ^= 1;
+    let forged = Frame { body: body.into(), ..frame };
+    assert_eq!(decode_down(&forged, THETA, Some(&theta)), Err(WireError::Digest { what: "body" }));
+}
+
+/// Version 1 is these bytes. A change here is a new version.
+#[test]
+fn version_1_is_pinned() {
+    let frames = [
+        encode_up(&Up::Join { plan: Digest([1; 32]), schema: Digest([2; 32]) }),
+        encode_up(&Up::Poll),
+        encode_up(&Up::Deliver(Deliver {
+            plan: Digest([1; 32]),
+            schema: Digest([2; 32]),
+            ..deliver(&mean(), 3, 1, Digest([4; 32]), 1.0)
+        })),
+        encode_up(&Up::Failed { round: Round(1), attempt: 0, reason: "because".into() }),
+        encode_down(&Down::Work(Work {
+            round: Round(3),
+            attempt: 1,
+            plan: Digest([1; 32]),
+            schema: Digest([2; 32]),
+            cohort: ids(&[1, 2, 9]).into(),
+            theta: theta(0.5),
+        })),
+        encode_down(&Down::Wait(WaitFor::Others { round: Round(3), answered: 1, cohort: 2 })),
+        encode_down(&Down::Accepted(Receipt::Update {
+            round: Round(3),
+            attempt: 1,
+            digest: Digest([5; 32]),
+        })),
+        encode_down(&Down::Rejected(Rejection { code: Code::Outdated, detail: "late".into() })),
+        encode_down(&Down::Done(Ending::Completed)),
+    ];
+    let lengths: Vec<usize> = frames.iter().map(|f| f.head.len()).collect();
+    assert_eq!(lengths, PINNED_LENGTHS);
+    let all: Vec<u8> = frames.iter().flat_map(Frame::to_vec).collect();
+    assert_eq!(Digest::of(&all).to_hex(), PINNED);
+}
+
+const PINNED_LENGTHS: [usize; 9] = [122, 54, 233, 73, 193, 74, 103, 65, 59];
+const PINNED: &str = "c8db56b305af6486435892cae61cfb482f3f6495f75dc8b72b788001a9330701";
