@@ -63,14 +63,19 @@ impl Drop for CpuBuf {
 }
 
 thread_local! {
-    /// Buffers not in use, smallest need first served. Each is as large as the largest request it ever met.
+    /// Buffers not in use.
     static IDLE: RefCell<Vec<CpuBuf>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Calls `f` with `len` numbers of unspecified value, aligned to 64 bytes. Calls nest; after the first call of a
 /// given depth and size nothing is allocated.
 pub(crate) fn scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    let kept = IDLE.with_borrow_mut(Vec::pop);
+    let kept = IDLE.with_borrow_mut(|idle| {
+        // the smallest that serves; if none does, one gives way to a larger
+        let fit = (0..idle.len()).filter(|&i| idle[i].len >= len).min_by_key(|&i| idle[i].len);
+        let last = idle.len().checked_sub(1);
+        fit.or(last).map(|i| idle.swap_remove(i))
+    });
     let mut buf = match kept {
         Some(b) if b.len >= len => b,
         // a failed scratch allocation has no caller that could do with less

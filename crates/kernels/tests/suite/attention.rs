@@ -3,7 +3,7 @@
 use antiphon_kernels::{AttnShape, Backend, Segment};
 
 use super::cases::{case, out};
-use super::{Bench, Case, Outputs, below};
+use super::{Bench, Case, Outputs, below, normal};
 
 /// One attention: shape, segments, rows of queries and of keys.
 #[derive(Clone, Debug)]
@@ -45,12 +45,24 @@ impl Problem {
         Self { shape: shape(heads, true, window), segments, n_q: q_at, n_k: k_at }
     }
 
+    /// Elements of queries, and of keys.
+    pub(crate) fn sizes(&self) -> [usize; 2] {
+        let s = self.shape;
+        [self.n_q * s.heads * s.head_dim, self.n_k * s.kv_heads * s.head_dim]
+    }
+
     /// Output, log-sum-exp and all gradients on random operands.
     pub(crate) fn run<B: Backend>(&self, t: &Bench<'_, B>) -> Outputs {
-        let s = self.shape;
-        let (wide, narrow) = (self.n_q * s.heads * s.head_dim, self.n_k * s.kv_heads * s.head_dim);
-        let (q, k, v) = (t.random("q", wide), t.random("k", narrow), t.random("v", narrow));
-        let dy = t.random("dy", wide);
+        let [wide, narrow] = self.sizes();
+        let operands = [("q", wide), ("k", narrow), ("v", narrow), ("dy", wide)];
+        let [q, k, v, dy] = operands.map(|(name, len)| normal(name, len));
+        self.run_on(t, [&q, &k, &v, &dy])
+    }
+
+    /// Output, log-sum-exp and all gradients on `[q, k, v, dy]`.
+    pub(crate) fn run_on<B: Backend>(&self, t: &Bench<'_, B>, operands: [&[f32]; 4]) -> Outputs {
+        let (s, [wide, narrow]) = (self.shape, self.sizes());
+        let [q, k, v, dy] = operands.map(|x| t.put(x));
         let (mut y, mut lse) = (t.random("y", wide), t.random("lse", self.n_q * s.heads));
         t.b.attention(q.src(), k.src(), v.src(), &self.segments, s, y.dst(), lse.dst());
         let (mut dq, mut dk, mut dv) = (t.random("dq", wide), t.random("dk", narrow), t.random("dv", narrow));

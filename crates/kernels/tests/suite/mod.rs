@@ -60,6 +60,10 @@ impl<B: Backend> View<B> {
     pub(crate) fn dst(&mut self) -> Dst<'_, B::Buf> {
         Dst::new(&mut self.buf, MARGIN, self.len)
     }
+    /// The first `len` elements, written.
+    pub(crate) fn dst_of(&mut self, len: usize) -> Dst<'_, B::Buf> {
+        Dst::new(&mut self.buf, MARGIN, len)
+    }
     pub(crate) fn live(&self) -> Mat<'_, B> {
         Mat::Live(self.src())
     }
