@@ -10,15 +10,21 @@
 
 pub mod encode;
 pub mod example;
+pub mod federation;
 pub mod format;
 pub mod heterogeneity;
 pub mod partition;
 pub mod sequence;
+pub mod settings;
 pub mod split;
 pub mod template;
 pub mod tokenize;
 
-pub use encode::{EncodeError, EncodeReport, Encoded, Policy, Task};
+pub use encode::{EncodeError, EncodeReport, Encoded, LabelSet, Policy, Task};
 pub use example::{Example, Kind, Message, Role};
+pub use federation::{ClientExamples, ClientSequences, DataError, EncodedFederation, Federation};
+pub use heterogeneity::Heterogeneity;
+pub use partition::PARTITIONERS;
 pub use sequence::Sequence;
+pub use settings::{Settings, SettingsError};
 pub use tokenize::{Encoding, Tokenize, TokenizeError};

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::ReadOptions;
 use super::error::{FormatError, Problem};
 use super::json::type_name;
 use super::layout::{Layout, Resolved};
@@ -14,6 +15,7 @@ pub(super) struct Converter<'a> {
     table: &'a Table,
     resolved: &'a Resolved,
     prompt: Option<&'a Prompt>,
+    completion_prefix: &'a str,
     /// Without and with input.
     alpaca: [Template; 2],
 }
@@ -23,8 +25,9 @@ impl<'a> Converter<'a> {
     pub(super) fn new(
         table: &'a Table,
         resolved: &'a Resolved,
-        prompt: Option<&'a Prompt>,
+        options: &'a ReadOptions,
     ) -> Result<Self, FormatError> {
+        let prompt = options.prompt.as_ref();
         let spec = resolved.layout.spec();
         let suits = match (prompt, resolved.layout) {
             (None, _) => true,
@@ -53,7 +56,7 @@ impl<'a> Converter<'a> {
         let built_in =
             |t| Template::parse(t).map_err(|e| FormatError::new(&table.file, Problem::Template(e)));
         let alpaca = [built_in(ALPACA)?, built_in(ALPACA_INPUT)?];
-        Ok(Self { table, resolved, prompt, alpaca })
+        Ok(Self { table, resolved, prompt, completion_prefix: &options.completion_prefix, alpaca })
     }
 
     /// `None` for a row in which there is nothing to learn: a blank text or completion, or no turn of the assistant.
@@ -113,7 +116,11 @@ impl<'a> Converter<'a> {
             Some(Prompt::Alpaca) => self.alpaca[0].render(|_| Ok::<_, FormatError>(given.clone()))?,
             Some(Prompt::Chat) => return Ok(Kind::Chat { messages: pair(given, completion).into() }),
         };
-        Ok(Kind::Completion { prompt, completion })
+        Ok(self.completed(prompt, &completion))
+    }
+
+    fn completed(&self, prompt: String, completion: &str) -> Kind {
+        Kind::Completion { prompt, completion: format!("{}{completion}", self.completion_prefix) }
     }
 
     fn alpaca(&self, row: &Row) -> Result<Kind, FormatError> {
@@ -141,7 +148,7 @@ impl<'a> Converter<'a> {
                 Ok::<_, FormatError>(if name == "input" { input.clone() } else { instruction.clone() })
             })?,
         };
-        Ok(Kind::Completion { prompt, completion })
+        Ok(self.completed(prompt, &completion))
     }
 
     /// The system turn, if the row has one.

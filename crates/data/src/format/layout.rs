@@ -1,8 +1,10 @@
 //! What the columns of a row mean. One line of [`SPECS`] a layout; told by the columns, in the order of that list.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::error::{FormatError, Problem};
 use super::table::Table;
@@ -122,13 +124,39 @@ impl Layout {
 }
 
 /// A column, by name or by position from zero.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Column {
     /// Position, for tables and list rows.
     Index(usize),
     /// Name.
     Name(String),
+}
+
+impl<'de> Deserialize<'de> for Column {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct NameOrNumber;
+        impl Visitor<'_> for NameOrNumber {
+            type Value = Column;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name or the number of a column")
+            }
+            fn visit_str<E: Error>(self, name: &str) -> Result<Column, E> {
+                Ok(Column::Name(name.to_owned()))
+            }
+            fn visit_i64<E: Error>(self, n: i64) -> Result<Column, E> {
+                usize::try_from(n)
+                    .map(Column::Index)
+                    .map_err(|_| E::invalid_value(Unexpected::Signed(n), &self))
+            }
+            fn visit_u64<E: Error>(self, n: u64) -> Result<Column, E> {
+                usize::try_from(n)
+                    .map(Column::Index)
+                    .map_err(|_| E::invalid_value(Unexpected::Unsigned(n), &self))
+            }
+        }
+        d.deserialize_any(NameOrNumber)
+    }
 }
 
 /// Which column plays which part, as far as the run file says.

@@ -49,6 +49,8 @@ pub struct ReadOptions {
     pub columns: Named,
     /// How rows become prompts.
     pub prompt: Option<Prompt>,
+    /// Put before every completion.
+    pub completion_prefix: String,
     /// Group of each label, which becomes the field of labelled rows without one.
     pub groups: Option<LabelGroups>,
 }
@@ -254,7 +256,7 @@ fn convert(
     index: usize,
     examples: &mut Vec<Example>,
 ) -> Result<usize, FormatError> {
-    let converter = Converter::new(table, resolved, options.prompt.as_ref())?;
+    let converter = Converter::new(table, resolved, options)?;
     let mut glued = 0;
     for row in &table.rows {
         let Some(kind) = converter.kind(row)? else { continue };

@@ -1,7 +1,7 @@
 //! How examples are divided among clients.
 //!
 //! The same `alpha` means different heterogeneity in different code bases, so every convention has its own name.
-//! One file a partitioner, one line in [`LIST`]. Laws that hold for all: every example goes to exactly one client or to
+//! One file a partitioner, one line in [`PARTITIONERS`]. Laws that hold for all: every example goes to exactly one client or to
 //! the reported remainder; no client is empty; the same seed gives the same division on every machine.
 //! Deliberately missing: anything that looks at a model.
 
@@ -30,7 +30,7 @@ pub use error::PartitionError;
 use crate::example::Example;
 
 /// Every partitioner.
-pub const LIST: [&Entry<dyn Partitioner>; 10] = [
+pub const PARTITIONERS: &[&Entry<dyn Partitioner>] = &[
     &iid::ENTRY,
     &dirichlet_class::ENTRY,
     &dirichlet_balanced::ENTRY,
@@ -88,7 +88,7 @@ pub trait Partitioner: fmt::Debug + Send + Sync {
 
 /// Builds the partitioner that `table` names (key `id`) and divides `pool`, with the laws checked.
 pub fn divide(table: &toml::Table, pool: &Pool<'_>, seed: u64) -> Result<Partition, PartitionError> {
-    let partitioner = registry::build("partitioner", &LIST, table)?;
+    let partitioner = registry::build("partitioner", PARTITIONERS, table)?;
     let id = table.get("id").and_then(toml::Value::as_str).unwrap_or_default();
     let stream = Stream::keyed(seed, Purpose::Partition, None, None, id);
     let partition = partitioner.assign(pool, &stream)?;

@@ -64,7 +64,7 @@ proptest! {
         n in 120_usize..300, clients in 1_usize..7, classes in 1_usize..8, seed in any::<u64>()
     ) {
         let examples = examples(n, classes, 4);
-        for entry in LIST {
+        for entry in PARTITIONERS {
             let table = table(entry.id, clients);
             let p = run(&table, &examples, seed);
             prop_assert!(p.is_ok(), "{}: {p:?}", entry.id);
@@ -82,10 +82,10 @@ proptest! {
 
 #[test]
 fn ids_are_unique_and_seeds_matter() {
-    let ids: BTreeSet<_> = LIST.iter().map(|e| e.id).collect();
-    assert_eq!(ids.len(), LIST.len());
+    let ids: BTreeSet<_> = PARTITIONERS.iter().map(|e| e.id).collect();
+    assert_eq!(ids.len(), PARTITIONERS.len());
     let examples = examples(200, 5, 4);
-    for entry in LIST.iter().filter(|e| !["field", "files"].contains(&e.id)) {
+    for entry in PARTITIONERS.iter().filter(|e| !["field", "files"].contains(&e.id)) {
         let table = table(entry.id, 5);
         assert_ne!(run(&table, &examples, 1), run(&table, &examples, 2), "{}", entry.id);
     }
