@@ -86,8 +86,9 @@ pub struct Client {
     /// How often one call is made before giving up.
     attempts: u32,
     tries: u32,
-    /// The newest round seen: older work is an old answer.
-    newest: (Round, u32),
+    /// The last round it has done with, and the attempt: work for it, or older, is an old answer. Forgotten when the
+    /// coordinator asks it to join anew, because a restarted coordinator may repeat a round.
+    done: Option<(Round, u32)>,
     state: State,
 }
 
@@ -107,7 +108,7 @@ impl Client {
     /// A client that makes each call up to `attempts >= 1` times.
     #[must_use]
     pub fn new(id: ClientId, plan: Checked, attempts: u32) -> Self {
-        Self { id, plan, attempts: attempts.max(1), tries: 0, newest: (Round(0), 0), state: State::Fresh }
+        Self { id, plan, attempts: attempts.max(1), tries: 0, done: None, state: State::Fresh }
     }
 
     /// Who it is.
@@ -163,7 +164,9 @@ impl Client {
             (_, Down::Rejected(reason)) => self.rejected(reason),
             (State::Joining, Down::Accepted(Receipt::Join)) => Ok(self.rest(Rest::Joined)),
             (State::Polling, Down::Wait(what)) => Ok(self.rest(Rest::Waiting(what))),
-            (State::Polling, Down::Work(work)) if (work.round, work.attempt) >= self.newest => {
+            (State::Polling, Down::Work(work))
+                if self.done.is_none_or(|d| (work.round, work.attempt) > d) =>
+            {
                 Ok(self.take(work))
             }
             (
@@ -193,6 +196,11 @@ impl Client {
     }
 
     fn rest(&mut self, why: Rest) -> Step {
+        match &self.state {
+            State::Delivering { deliver: d } => self.done = Some((d.round, d.attempt)),
+            State::Reporting { round, attempt, .. } => self.done = Some((*round, *attempt)),
+            _ => {}
+        }
         self.state = State::Joined;
         self.tries = 0;
         Step::Rest(why)
@@ -203,7 +211,10 @@ impl Client {
             (Code::Excluded, _) => Err(ClientError::Excluded { client: self.id, reason }),
             (Code::Resend, _) => self.again(&reason.detail),
             (Code::Rejoin, State::Joining) => self.again(&reason.detail),
-            (Code::Rejoin, _) => Ok(self.enter(State::Joining)),
+            (Code::Rejoin, _) => {
+                self.done = None;
+                Ok(self.enter(State::Joining))
+            }
             (Code::Unusable, State::Delivering { deliver: d }) => {
                 let (round, attempt, reason) = (d.round, d.attempt, printable(&reason.detail));
                 Ok(self.enter(State::Reporting { round, attempt, reason }))
@@ -218,7 +229,6 @@ impl Client {
     }
 
     fn take(&mut self, work: Work) -> Step {
-        self.newest = (work.round, work.attempt);
         let refuse = |reason: String| State::Reporting { round: work.round, attempt: work.attempt, reason };
         if work.plan != self.plan.digest() {
             return self.enter(refuse(format!("plan {:?}, mine is {:?}", work.plan, self.plan.digest())));

@@ -374,7 +374,7 @@ impl<'a> Floor<'a> {
             while !self.stop.load(Ordering::Relaxed)
                 && let Some(&client) = cohort.get(claimed.fetch_add(1, Ordering::Relaxed))
             {
-                let outcome = self.take_part(workforce, client, index, &mut desk);
+                let outcome = self.take_part(workforce, round, client, index, &mut desk);
                 let mut observer = self.observer();
                 let done = done.fetch_add(1, Ordering::Relaxed) + 1;
                 let (outcome, cohort) = (&outcome, cohort.len());
@@ -390,26 +390,37 @@ impl<'a> Floor<'a> {
         });
     }
 
-    fn take_part(&self, workforce: &dyn Workforce, id: ClientId, worker: usize, desk: &mut Desk) -> Outcome {
+    fn take_part(
+        &self,
+        workforce: &dyn Workforce,
+        this: Round,
+        id: ClientId,
+        worker: usize,
+        desk: &mut Desk,
+    ) -> Outcome {
         let mut peer = self.peers[&id].lock().unwrap_or_else(PoisonError::into_inner);
         let mut work = workforce.hire(id, worker).unwrap_or_else(|e| Box::new(Fails(Some(e))));
-        let mut restarts = self.config.restarts;
+        let (mut restarts, mut sessions) = (self.config.restarts, self.config.call_attempts);
         loop {
+            sessions = sessions.saturating_sub(1);
+            let more = sessions > 0;
             match self.session(id, &mut peer, &mut *work, desk) {
                 // after a restart the client joins anew before it polls
                 Ok(Session::Rest(Rest::Joined)) => {}
-                Ok(Session::Rest(Rest::Accepted { .. })) => return Outcome::Accepted,
+                // an old answer led it to a round that is over: it asks again
+                Ok(Session::Rest(Rest::Accepted { round, .. } | Rest::GaveUp { round, .. }))
+                    if round != this && more => {}
+                Ok(Session::Rest(Rest::Accepted { round, .. })) if round == this => return Outcome::Accepted,
                 Ok(Session::Rest(Rest::GaveUp { reason, .. })) => return Outcome::GaveUp { reason },
-                Ok(Session::Rest(Rest::Waiting(_)) | Session::Over(_)) => return Outcome::Idle,
+                Ok(Session::Rest(_) | Session::Over(_)) => return Outcome::Idle,
                 Ok(Session::Interrupted) => return Outcome::Interrupted,
-                Err(ClientError::Link(_)) if restarts > 0 => {
-                    restarts -= 1;
-                    peer.client = Client::new(id, self.config.plan.clone(), self.config.call_attempts);
-                }
                 Err(e) => {
-                    // whatever it was in the middle of, it begins the next round anew
+                    // whatever it was in the middle of, it begins anew
                     peer.client = Client::new(id, self.config.plan.clone(), self.config.call_attempts);
-                    return Outcome::Unreachable { reason: e.to_string() };
+                    if !matches!(e, ClientError::Link(_)) || restarts == 0 {
+                        return Outcome::Unreachable { reason: e.to_string() };
+                    }
+                    restarts -= 1;
                 }
             }
         }
