@@ -65,7 +65,7 @@ fn tinyshakespeare_one_speaker_a_client() {
     assert_eq!(r.label_bytes + r.kept, r.label_tokens);
     let bytes: usize = f.heterogeneity.clients.iter().map(|c| c.bytes).sum();
     assert_eq!(r.label_bytes, bytes);
-    assert!(e.clients.iter().flat_map(|c| &c.train.sequences).all(|s| s.len() <= 256));
+    assert!(e.clients.iter().flat_map(|c| c.train.sequences()).all(|s| s.len() <= 256));
     // speakers differ in words, and are apart by definition in the field
     let words = f.heterogeneity.divergences.iter().find(|d| d.over == "words").unwrap();
     assert!(words.js_mean > 0.02 && words.js_max < 1.0, "{words:?}");
@@ -104,8 +104,8 @@ fn clinc150_by_domain_with_its_own_test_set() {
     let policy = f.policy(&settings(&text), true, &Bytes).unwrap();
     let Task::Classes(set) = &policy.task else { panic!() };
     assert_eq!(set.names().len(), 150);
-    assert_eq!(e.union_test().map(|t| t.sequences.len()).sum::<usize>(), 4500);
-    assert!(e.clients[0].train.sequences.iter().all(|s| s.class.is_some() && s.len() <= 32));
+    assert_eq!(e.union_test().map(|t| t.sequences().len()).sum::<usize>(), 4500);
+    assert!(e.clients[0].train.sequences().iter().all(|s| s.class.is_some() && s.len() <= 32));
 
     for alpha in [0.1, 1.0, 10.0] {
         let text =
@@ -146,7 +146,7 @@ fn uci_sentiment_one_file_a_client() {
         let word: Vec<u32> = s.labels().map(|(_, id)| id).filter(|&id| id < 256).collect();
         word.iter().copied().eq(b" good".map(u32::from))
     };
-    let good = e.clients[0].train.sequences.iter().filter(says_good).count();
+    let good = e.clients[0].train.sequences().iter().filter(says_good).count();
     let positive = f.clients[0].train.iter().filter(|e| e.label() == Some("1")).count();
     assert_eq!(good, positive);
     // shift of words, not of labels

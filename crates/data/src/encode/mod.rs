@@ -97,19 +97,33 @@ impl AddAssign for EncodeReport {
 /// An encoded part of one client's data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Encoded {
-    /// In the order of the examples.
-    pub sequences: Vec<Sequence>,
+    sequences: Vec<Sequence>,
+    label_bytes: Vec<u32>,
     /// What was cut and what was left out.
     pub report: EncodeReport,
 }
 
 impl Encoded {
+    /// The sequences, in the order of their examples.
+    #[must_use]
+    pub fn sequences(&self) -> &[Sequence] {
+        &self.sequences
+    }
+
+    /// Bytes of text that the tokens with loss of each sequence stand for, one number a sequence, for bits per byte.
+    #[must_use]
+    pub fn label_bytes(&self) -> &[u32] {
+        &self.label_bytes
+    }
+
     fn push(&mut self, marked: Marked, class: Option<u32>) {
         let report = &mut self.report;
         report.sequences += 1;
         report.tokens += marked.ids.len();
         report.label_tokens += marked.targets();
-        report.label_bytes += marked.target_bytes();
+        let bytes = marked.target_bytes();
+        report.label_bytes += bytes;
+        self.label_bytes.push(bytes as u32);
         self.sequences.push(Sequence { ids: marked.ids, target: marked.target, class });
     }
 }

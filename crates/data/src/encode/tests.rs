@@ -273,6 +273,7 @@ fn long_running_text_goes_on_and_loses_nothing() {
     assert_eq!((r.kept, r.sequences, r.truncated, r.tokens_lost), (3, 4, 0, 0));
     assert_eq!(r.label_tokens, 4 + 7 + 2, "every token and every end, once");
     assert_eq!(r.label_bytes, 3 + 7 + 1, "the bytes of the texts");
+    assert_eq!(e.label_bytes(), [3, 5, 2, 1]);
     let e = run(&docs, &Policy { truncation: Truncation::Tail, ..p }, &toy).unwrap();
     assert_eq!((e.report.truncated, e.report.label_tokens_lost), (1, 3));
 }
