@@ -3,7 +3,7 @@
 //! Clients come and go by the hundred; workers are as many as run at once. So memory is the base model once, plus
 //! concurrent clients × (activations + (2 + state vectors) × trainable bytes), plus what clients keep between rounds.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use antiphon_core::{ClientId, Round};
@@ -64,6 +64,7 @@ pub struct Tuning<B: Backend> {
     stop: Arc<AtomicBool>,
     observer: Option<Arc<dyn Observer>>,
     idle: Mutex<Vec<Worker<B>>>,
+    made: AtomicUsize,
 }
 
 impl<B: Backend> std::fmt::Debug for Tuning<B> {
@@ -85,7 +86,16 @@ impl<B: Backend> Tuning<B> {
         shape: Shape,
         stop: Arc<AtomicBool>,
     ) -> Self {
-        Self { backend, net, recipe, shape, stop, observer: None, idle: Mutex::default() }
+        Self {
+            backend,
+            net,
+            recipe,
+            shape,
+            stop,
+            observer: None,
+            idle: Mutex::default(),
+            made: AtomicUsize::new(0),
+        }
     }
 
     /// The same, watched.
@@ -119,6 +129,12 @@ impl<B: Backend> Tuning<B> {
         self.shape
     }
 
+    /// Workers made so far: as many as ever ran at once.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.made.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
@@ -137,7 +153,10 @@ impl<B: Backend> Tuning<B> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut worker = match idle {
             Some(worker) => worker,
-            None => Worker::new(self)?,
+            None => {
+                self.made.fetch_add(1, Ordering::Relaxed);
+                Worker::new(self)?
+            }
         };
         let result = task(&mut worker);
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(worker);

@@ -90,14 +90,16 @@ fn bits_do_not_depend_on_what_carries_the_work() {
         let all = |backend: Cpu, concurrent: bool| -> Vec<Vec<f32>> {
             let (tuning, start) = Setup::lm(method, ADAMW, FEW).build(backend, &sets);
             let run = |i: usize| client(&tuning, i as u64, &sets[i]).run(&start, Round(3)).unwrap().delta;
-            if concurrent {
+            let deltas = if concurrent {
                 std::thread::scope(|s| {
                     let handles: Vec<_> = (0..4).map(|i| s.spawn(move || run(i))).collect();
                     handles.into_iter().map(|h| h.join().unwrap()).collect()
                 })
             } else {
                 (0..4).map(run).collect()
-            }
+            };
+            assert!(tuning.workers() <= if concurrent { 4 } else { 1 }, "clients share buffers");
+            deltas
         };
         let alone: Vec<Vec<f32>> = (0..4)
             .map(|i| {

@@ -46,7 +46,7 @@ struct Lora {
     /// Scale by `alpha / sqrt r` instead of `alpha / r`.
     #[serde(default)]
     use_rslora: bool,
-    /// Rank of modules whose path ends in a match of the key.
+    /// Rank of modules whose path ends in a match of the key, a regular expression.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     rank_pattern: BTreeMap<String, usize>,
     /// Alpha of modules whose path ends in a match of the key.
@@ -133,7 +133,8 @@ fn no_match(spec: &Spec, pattern: &str) -> MethodError {
     MethodError::NoMatch { key: "target_modules", pattern: pattern.to_owned(), nearest, known }
 }
 
-/// Per-module values: the first key that matches, else the common value.
+/// Per-module values: the first key in alphabetical order that matches, else the common value. An exported adapter holds
+/// the keys in that order, so peft, which takes the first of the file, agrees.
 struct Patterns<T> {
     list: Vec<(Pattern, T)>,
     common: T,
