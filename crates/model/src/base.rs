@@ -18,7 +18,7 @@ const INIT: &str = "init:";
 #[derive(Debug)]
 pub enum Base {
     /// Files on disk.
-    Checkpoint(Checkpoint),
+    Checkpoint(Box<Checkpoint>),
     /// Random weights.
     Init {
         /// The configuration's directory, where its tokenizer stands too.
@@ -37,7 +37,7 @@ impl Base {
     /// directory, whose weights are made from `seed`.
     pub fn open(name: &str, seed: u64) -> Result<Self, CheckpointError> {
         let Some(path) = name.strip_prefix(INIT) else {
-            return Checkpoint::open(Path::new(name)).map(Self::Checkpoint);
+            return Checkpoint::open(Path::new(name)).map(|c| Self::Checkpoint(Box::new(c)));
         };
         let mut path = PathBuf::from(path);
         if path.is_dir() {
@@ -80,7 +80,7 @@ impl Base {
     #[must_use]
     pub fn source(&self) -> &dyn TensorSource {
         match self {
-            Self::Checkpoint(c) => c,
+            Self::Checkpoint(c) => c.as_ref(),
             Self::Init { weights, .. } => weights,
         }
     }

@@ -257,8 +257,14 @@ fn llama_like(family: Family, keys: &mut Keys<'_>) -> Result<Spec, ConfigProblem
             false
         }
     };
-    let mlp = if family == Family::Llama { keys.flag("mlp_bias", false)? } else { false };
-    for key in ["mlp_bias", "rope_interleaved", "use_mrope"] {
+    let mlp = match family {
+        Family::Llama => keys.flag("mlp_bias", false)?,
+        _ => {
+            keys.neutral("mlp_bias", &[json!(false)])?;
+            false
+        }
+    };
+    for key in ["rope_interleaved", "use_mrope"] {
         keys.neutral(key, &[json!(false)])?;
     }
     keys.neutral("pretraining_tp", &[json!(1)])?;
