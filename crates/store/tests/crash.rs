@@ -80,9 +80,9 @@ fn points(durable: bool) -> Vec<usize> {
         1
     } else if durable {
         // every point costs two runs of fsyncs
-        23
+        37
     } else {
-        7
+        11
     };
     (1..=all).skip(usize::from(durable)).step_by(step).collect()
 }
