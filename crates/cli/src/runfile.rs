@@ -36,7 +36,7 @@ pub struct RunFile {
     pub federation: FederationSettings,
     /// How many updates become one.
     #[serde(default)]
-    pub aggregation: antiphon_algo::Settings,
+    pub aggregation: antiphon_algo::AggregationSettings,
     /// What the server does with the aggregate: `id` and the step's own keys.
     #[serde(default = "fedavg")]
     pub server: toml::Table,
@@ -71,7 +71,7 @@ pub struct RunSettings {
     /// Sync every update to disk before it is acknowledged: nothing acknowledged is lost to a power failure.
     pub durable: bool,
     /// Checkpoints of the last rounds to keep, besides the newest.
-    pub keep_checkpoints: usize,
+    pub keep_checkpoints: u32,
 }
 
 impl Default for RunSettings {

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use antiphon_core::ClientId;
-use antiphon_data::encode::{Encoded, Policy, Task};
-use antiphon_data::{Example, Federation, Heterogeneity, Kind, Role, Sequence, Tokenize};
+use antiphon_data::encode::{self, Encoded, Policy, Task};
+use antiphon_data::{Federation, Heterogeneity, Sequence};
 use antiphon_report::{ClientData, DataReport, Truncation};
 
 use super::Tokens;
 use crate::args::Part;
-use crate::error::{Fail, Failure, Kind as Failed};
+use crate::error::{Fail, Failure, Kind};
 use crate::runfile::{Loaded, RunFile, TaskName};
 
 /// Sequences of one part of somebody's data.
@@ -72,30 +72,30 @@ pub(crate) fn shown(file: &RunFile) -> String {
 pub(crate) fn gather(loaded: &Loaded, tokens: &Tokens) -> Result<Gathered, Failure> {
     let file = &loaded.settings;
     let classify = file.model.task == TaskName::Classification;
-    let federation = Federation::load(&file.data, &loaded.dir, file.run.seed).fail(Failed::Data)?;
-    let policy = federation.policy(&file.data, classify, tokens).fail(Failed::Data)?;
-    let encoded = federation.encode(&policy, tokens).fail(Failed::Data)?;
+    let federation = Federation::load(&file.data, &loaded.dir, file.run.seed).fail(Kind::Data)?;
+    let policy = federation.policy(&file.data, classify, tokens).fail(Kind::Data)?;
+    let encoded = federation.encode(&policy, tokens).fail(Kind::Data)?;
     let labels = match &policy.task {
         Task::Classes(set) => set.names().to_vec(),
         Task::Tokens { .. } => Vec::new(),
     };
     let most = file.eval.max_examples;
     let mut people = Vec::new();
-    for (c, e) in federation.clients.iter().zip(&encoded.clients) {
+    for e in &encoded.clients {
         people.push(Person {
-            id: c.id,
-            name: c.name.clone(),
-            train: held(&e.train, &c.train, &policy, 0),
-            validation: held(&e.validation, &c.validation, &policy, most),
-            test: held(&e.test, &c.test, &policy, most),
+            id: e.id,
+            name: e.name.clone(),
+            train: held(&e.train, 0),
+            validation: held(&e.validation, most),
+            test: held(&e.test, most),
         });
     }
     let common = Person {
         id: ClientId(u64::MAX),
         name: "shared held-out data".to_owned(),
-        train: held(&Encoded::default(), &[], &policy, 0),
-        validation: held(&encoded.validation, &federation.validation, &policy, most),
-        test: held(&encoded.test, &federation.test, &policy, most),
+        train: held(&Encoded::default(), 0),
+        validation: held(&encoded.validation, most),
+        test: held(&encoded.test, most),
     };
     let mut notes: Vec<String> = federation.detected.iter().map(ToString::to_string).collect();
     if federation.held_out_elsewhere > 0 {
@@ -132,61 +132,23 @@ pub(crate) fn gather(loaded: &Loaded, tokens: &Tokens) -> Result<Gathered, Failu
     })
 }
 
-/// At most `most` examples (0: all) of a part, from its beginning.
-fn held(encoded: &Encoded, examples: &[Example], policy: &Policy, most: usize) -> Held {
-    let all = encoded.sequences();
+/// At most `most` sequences (0: all) of a part, from its beginning.
+fn held(encoded: &Encoded, most: usize) -> Held {
+    let all = &encoded.sequences;
     let kept = if most == 0 { all.len() } else { most.min(all.len()) };
     let report = &encoded.report;
-    let whole = kept == all.len() && report.label_tokens_lost == 0 && report.kept == report.examples;
-    let bytes = examples.iter().map(|e| label_bytes(e, policy)).sum::<u64>();
     Held {
         sequences: all[..kept].into(),
-        examples: report.kept.min(kept.max(1)) as u64,
-        bytes: (whole && bytes > 0).then_some(bytes),
+        examples: report.kept as u64,
+        bytes: (kept == all.len() && report.label_bytes > 0).then_some(report.label_bytes as u64),
     }
 }
 
-/// Bytes of text that the labels of an example stand for.
-fn label_bytes(e: &Example, policy: &Policy) -> u64 {
-    let prompt = |text: &str| if policy.train_on_prompt { text.len() } else { 0 };
-    let bytes = match &e.kind {
-        Kind::Lm { text } => text.len(),
-        Kind::Completion { prompt: p, completion } => completion.len() + prompt(p),
-        Kind::Chat { messages } => {
-            let learnt = messages.iter().filter(|m| m.role == Role::Assistant || policy.train_on_prompt);
-            learnt.map(|m| m.content.len()).sum()
-        }
-        Kind::Labelled { text, label } => match &policy.task {
-            Task::Tokens { verbalizer: Some(words) } => {
-                words.0.get(label).map_or(0, String::len) + prompt(text)
-            }
-            _ => 0,
-        },
-    };
-    bytes as u64
-}
-
-/// First token of each label word, where the task is solved by generation.
+/// The token of each label word, where the task is solved by generation.
 fn label_words(policy: &Policy, tokens: &Tokens) -> Result<Option<Vec<u32>>, Failure> {
     let Task::Tokens { verbalizer: Some(words) } = &policy.task else { return Ok(None) };
-    let mut ids = Vec::new();
-    for (label, word) in &words.0 {
-        let encoding = tokens.encode(word, false).fail(Failed::Data)?;
-        ids.push(encoding.ids.first().copied().ok_or_else(|| {
-            Failure::new(Failed::Data, format_args!("data.verbalizer.{label} = \"{word}\" has no token"))
-        })?);
-    }
-    let distinct: BTreeSet<u32> = ids.iter().copied().collect();
-    if distinct.len() < ids.len() {
-        let all: Vec<&str> = words.0.values().map(String::as_str).collect();
-        return Err(Failure::new(
-            Failed::Data,
-            format_args!(
-                "data.verbalizer: some of {all:?} begin with the same token, so answers cannot be told apart"
-            ),
-        ));
-    }
-    Ok(Some(ids))
+    let list = words.0.values().map(String::as_str);
+    encode::label_words("", list, tokens).map(Some).fail_at(Kind::Data, "data.verbalizer")
 }
 
 fn truncation<'a>(limit: usize, parts: impl Iterator<Item = &'a Encoded>) -> Truncation {

@@ -189,15 +189,15 @@ impl Session {
 
     /// ‖mean(BA) − mean(B)·mean(A)‖ / ‖mean(BA)‖ of a round.
     pub(crate) fn factor_error(&self, closed: &RoundClosed<'_>) -> Option<f64> {
-        let mut start = Vec::new();
-        closed.start.read_reals(&mut start);
+        let mut scratch = Vec::new();
+        let start = closed.start.reals(&mut scratch);
         let deltas: Vec<(f64, Vec<f32>)> = closed
             .contributions
             .iter()
             .filter_map(|c| Some((closed.plan.counts(c.weight), closed.plan.alone(c.update.as_ref()?)?)))
             .collect();
         let updates: Vec<(f64, &[f32])> = deltas.iter().map(|(w, d)| (*w, d.as_slice())).collect();
-        let error = factor_error(closed.plan.schema(), &start, &updates, self.workers).ok()??;
+        let error = factor_error(closed.plan.schema(), start, &updates, self.workers).ok()??;
         Some(error.overall)
     }
 }

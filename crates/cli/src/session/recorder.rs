@@ -201,10 +201,10 @@ pub(crate) fn norm(x: &[f32]) -> f64 {
 
 /// ‖θ after − θ before‖₂.
 fn step_norm(closed: &RoundClosed<'_>) -> f64 {
-    let mut before = Vec::new();
-    closed.start.read_reals(&mut before);
+    let mut scratch = Vec::new();
+    let before = closed.start.reals(&mut scratch);
     let square = |(a, b): (&f32, &f32)| (f64::from(*a) - f64::from(*b)).powi(2);
-    closed.theta.iter().zip(&before).map(square).sum::<f64>().sqrt()
+    closed.theta.iter().zip(before).map(square).sum::<f64>().sqrt()
 }
 
 /// Mean training loss of the counted clients by examples.

@@ -23,7 +23,7 @@ pub(crate) struct Took {
 
 /// Every client of the run.
 pub(crate) struct Crew<'a> {
-    clients: BTreeMap<ClientId, Mutex<Client<Cpu>>>,
+    clients: BTreeMap<ClientId, Client<Cpu>>,
     took: Mutex<BTreeMap<ClientId, Took>>,
     session: &'a Session,
     progress: &'a Progress,
@@ -31,7 +31,7 @@ pub(crate) struct Crew<'a> {
 
 impl<'a> Crew<'a> {
     pub(crate) fn new(clients: Vec<Client<Cpu>>, session: &'a Session, progress: &'a Progress) -> Self {
-        let clients = clients.into_iter().map(|c| (c.id(), Mutex::new(c))).collect();
+        let clients = clients.into_iter().map(|c| (c.id(), c)).collect();
         Self { clients, took: Mutex::default(), session, progress }
     }
 
@@ -42,7 +42,7 @@ impl<'a> Crew<'a> {
 
     /// What `client` keeps between rounds.
     pub(crate) fn state(&self, client: ClientId) -> ClientState {
-        let optimizer = self.clients.get(&client).and_then(|c| lock(c).state());
+        let optimizer = self.clients.get(&client).and_then(Client::state);
         let personal = self.session.personal.as_ref().and_then(|p| p.state(client));
         ClientState { optimizer, personal }
     }
@@ -55,29 +55,29 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Workforce for Crew<'_> {
     fn hire(&self, client: ClientId, _worker: usize) -> Result<Box<dyn LocalWork + '_>, WorkError> {
         let held = self.clients.get(&client).ok_or(WorkError::NoData)?;
-        Ok(Box::new(Shift { crew: self, id: client, client: lock(held) }))
+        Ok(Box::new(Shift { crew: self, client: held }))
     }
 }
 
 /// One client at work.
 struct Shift<'a> {
     crew: &'a Crew<'a>,
-    id: ClientId,
-    client: MutexGuard<'a, Client<Cpu>>,
+    client: &'a Client<Cpu>,
 }
 
 impl LocalWork for Shift<'_> {
     fn run(&mut self, start: &[f32], round: Round) -> Result<Local, WorkError> {
-        self.crew.progress.client_started(self.id.0);
+        let id = self.client.id();
+        self.crew.progress.client_started(id.0);
         let begun = Instant::now();
         let session = self.crew.session;
         let local = match &session.personal {
-            None => self.client.run(start, round),
-            Some(p) => p.run(self.id, &mut *self.client, start, &session.theta, round),
+            None => (&mut &*self.client).run(start, round),
+            Some(p) => p.run(id, &mut &*self.client, start, &session.theta, round),
         };
         let took = Took { seconds: begun.elapsed().as_secs_f64() };
-        lock(&self.crew.took).insert(self.id, took);
-        self.crew.progress.client_done(self.id.0);
+        lock(&self.crew.took).insert(id, took);
+        self.crew.progress.client_done(id.0);
         local
     }
 }
