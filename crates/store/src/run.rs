@@ -264,6 +264,9 @@ impl RunDir {
         if stored {
             blob = blob::put(&self.disk, &self.layout.blobs(), Content::Bytes(bytes))?;
             if blob.digest != digest {
+                if !self.references().contains(&blob.digest) {
+                    self.disk.remove(&blob::path(&self.layout.blobs(), blob.digest))?;
+                }
                 let (round, found) = (self.next, blob.digest);
                 return Err(StoreError::UpdateDigest { round, client: client.0, found, announced: digest });
             }

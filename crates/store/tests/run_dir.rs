@@ -113,6 +113,7 @@ fn durable_updates_are_there_after_a_death_and_count_once() {
     assert!(!run.put_update(1, ClientId(7), b"other", Digest::of(b"other")).unwrap());
     let error = run.put_update(1, ClientId(8), b"eight", Digest::of(b"nine")).unwrap_err();
     assert!(matches!(error, StoreError::UpdateDigest { client: 8, .. }), "{error}");
+    assert!(!dir.path().join("blobs").join(Digest::of(b"eight").to_hex()).exists(), "nothing of it stays");
     drop(run);
     let (mut run, at) = RunDir::resume(dir.path(), 1).unwrap();
     let found: Vec<_> = at.updates.iter().map(|u| (u.client, u.bytes.as_slice())).collect();
