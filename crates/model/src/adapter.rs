@@ -4,8 +4,8 @@
 //! pair under `base_model.model.<module>.lora_A.weight` and `.lora_B.weight`, a soft prompt under
 //! `prompt_embeddings`, a classification head, which peft keeps whole, under `base_model.model.<module>.weight`
 //! (`base_model.<module>.weight` beside a prompt). peft loads what it recognises and passes over the rest in silence,
-//! so [`write`] refuses settings under which peft would see other modules, ranks or scales than the wiring holds, and
-//! [`read`] refuses keys, pairs and shapes that do not fit.
+//! so [`write()`] refuses settings under which peft would see other modules, ranks or scales than the wiring holds, and
+//! [`read()`] refuses keys, pairs and shapes that do not fit.
 //!
 //! What peft has no words for, the labels and a pooling other than that of transformers' class, stands in
 //! `antiphon.json` beside them, which peft does not read.
