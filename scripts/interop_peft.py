@@ -17,7 +17,8 @@ For an adapter (LoRA or soft prompt, language model or sequence classification) 
   - no lora_B is zero, so that the comparison means something;
   - the logits of the last position (or of the classes) and those of `antiphon logits … --json` differ by at most 1e-4;
   - they differ from those of the base model alone;
-and for a merged checkpoint, that transformers loads it without missing or unexpected keys, with the same logits.
+and for a merged or fully tuned checkpoint, that transformers loads it without missing or unexpected keys, with the same
+logits. The matrix also has adapters that peft wrote, read by antiphon.
 
 Runs in any virtual environment with torch, transformers, peft and safetensors. Exit code 0 when all holds.
 """
@@ -32,7 +33,7 @@ import warnings
 
 import torch
 import transformers
-from peft import PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -141,6 +142,25 @@ def check_adapter(command, model_dir, adapter_dir, ids=None):
     return f"{kind} {task_type}: {len(tensors)} tensors, logits differ by {worst:.1e}", ids, theirs
 
 
+def check_theirs(command, model_dir, root, task_type):
+    """The other way: an adapter that peft wrote, with patterns and a regular expression, read by antiphon."""
+    load = auto_class(task_type, model_dir)
+    extra = {"num_labels": 3} if task_type == "SEQ_CLS" else {}
+    torch.manual_seed(5)
+    base = load.from_pretrained(model_dir, dtype=torch.float32, attn_implementation="eager", **extra)
+    config = LoraConfig(
+        task_type=task_type, r=3, lora_alpha=5, use_rslora=True, init_lora_weights=False,
+        target_modules=r".*\.(q_proj|v_proj|down_proj|c_attn|mlp\.c_proj|query|intermediate\.dense)",
+        rank_pattern={r"1\..*": 2}, alpha_pattern={"q_proj": 7, r"query|c_attn": 2})
+    model = get_peft_model(base, config)
+    model.save_pretrained(root)
+    spec = base.config
+    ids = sample_ids(spec.vocab_size, {spec.pad_token_id, spec.eos_token_id})
+    theirs = logits_of(model, ids, task_type)
+    worst = compare("peft's own adapter", antiphon_logits(command, model_dir, ids, root), theirs)
+    return f"written by peft: logits differ by {worst:.1e}"
+
+
 def check_merged(command, merged_dir, ids, expected, task_type):
     model, report = auto_class(task_type, merged_dir).from_pretrained(
         merged_dir, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
@@ -148,9 +168,10 @@ def check_merged(command, merged_dir, ids, expected, task_type):
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         check(not report.get(what), f"merged: {what}: {report.get(what)}")
     theirs = logits_of(model, ids, task_type)
-    worst = compare("merged, in transformers", theirs, expected)
+    worst = 0.0 if expected is None else compare("merged, in transformers", theirs, expected)
     worst = max(worst, compare("merged, in antiphon", antiphon_logits(command, merged_dir, ids), theirs))
-    return f"merged: logits differ by {worst:.1e}"
+    what = "full" if expected is None else "merged"
+    return f"{what}: logits differ by {worst:.1e}"
 
 
 def tiny_models(root):
@@ -187,24 +208,45 @@ def tiny_models(root):
 
 def matrix(command):
     failures = 0
+
+    def attempt(name, kind, work):
+        nonlocal failures
+        try:
+            print(f"ok   {name:12} {kind:11} {work()}")
+        except (Failed, subprocess.CalledProcessError) as e:
+            failures += 1
+            print(f"FAIL {name:12} {kind:11} {e}")
+
+    def run(*args):
+        subprocess.run(command.split() + list(map(str, args)), check=True)
+
     with tempfile.TemporaryDirectory() as root:
         root = pathlib.Path(root)
         for name, model in tiny_models(root):
-            kinds = ["lora-cls", "mixed-cls", "prompt-cls"] if name == "bert" else \
+            encoder = name == "bert"
+            tasks = ["SEQ_CLS"] if encoder else ["CAUSAL_LM", "SEQ_CLS"]
+            kinds = ["lora-cls", "mixed-cls", "prompt-cls"] if encoder else \
                 ["lora", "mixed", "prompt", "lora-cls", "prompt-cls"]
             for kind in kinds:
-                adapter, merged = root / f"{name}-{kind}", root / f"{name}-{kind}-merged"
-                try:
-                    subprocess.run(command.split() + ["random", model, adapter, kind], check=True)
-                    line, ids, logits = check_adapter(command, model, adapter)
+                def adapter(kind=kind):
+                    out, merged = root / f"{name}-{kind}", root / f"{name}-{kind}-merged"
+                    run("random", model, out, kind)
+                    line, ids, logits = check_adapter(command, model, out)
                     if not kind.startswith("prompt"):
-                        subprocess.run(command.split() + ["merge", model, adapter, merged], check=True)
-                        task_type = "SEQ_CLS" if kind.endswith("cls") else "CAUSAL_LM"
-                        line += "; " + check_merged(command, merged, ids, logits, task_type)
-                    print(f"ok   {name:12} {kind:11} {line}")
-                except (Failed, subprocess.CalledProcessError) as e:
-                    failures += 1
-                    print(f"FAIL {name:12} {kind:11} {e}")
+                        run("merge", model, out, merged)
+                        line += "; " + check_merged(command, merged, ids, logits, tasks[-1 if kind.endswith("cls") else 0])
+                    return line
+                attempt(name, kind, adapter)
+            for task in tasks:
+                def theirs(task=task):
+                    return check_theirs(command, model, root / f"{name}-{task}-theirs", task)
+
+                def full(task=task):
+                    out = root / f"{name}-{task}-full"
+                    run("full", model, out, *([3] if task == "SEQ_CLS" else []))
+                    return check_merged(command, out, sample_ids(60, {0, 1, 2}), None, task)
+                attempt(name, "by peft", theirs)
+                attempt(name, "full", full)
     return failures
 
 

@@ -3,6 +3,7 @@
 //! - `adapters random MODEL OUT KIND`: random values under a wiring of the kind `lora`, `mixed` (other ranks and scales in
 //!   some modules), `prompt`, `lora-cls` or `prompt-cls`, written as an adapter.
 //! - `adapters merge MODEL ADAPTER OUT`: the merged checkpoint.
+//! - `adapters full MODEL OUT [CLASSES]`: every tensor moved at random, as full tuning would, written as a checkpoint.
 //! - `adapters logits MODEL [--adapter DIR] --ids "1 5 7"`: as `antiphon logits --json`.
 
 use std::error::Error;
@@ -28,8 +29,10 @@ fn main() -> Result<()> {
             let a = adapter::read(Path::new(adapter), base.spec())?;
             Ok(write_model(Path::new(out), &base, &a.wiring, &a.theta, &a.about, Precision::F32)?)
         }
+        ["full", model, out] => full(model, Path::new(out), None),
+        ["full", model, out, classes] => full(model, Path::new(out), Some(classes.parse()?)),
         ["logits", model, rest @ ..] => logits(model, rest),
-        _ => Err("usage: adapters random MODEL OUT KIND | merge MODEL ADAPTER OUT | logits MODEL …".into()),
+        _ => Err("usage: adapters random MODEL OUT KIND | merge MODEL ADAPTER OUT | full MODEL OUT [CLASSES] | logits MODEL …".into()),
     }
 }
 
@@ -94,6 +97,33 @@ fn lora(spec: &Spec, mixed: bool, list: &mut List, wiring: &mut Wiring) {
             wiring.lora.insert((layer, proj), LoraPair { a, b, rank, scale, dropout: 0.1 });
         }
     }
+}
+
+fn full(model: &str, out: &Path, classes: Option<usize>) -> Result<()> {
+    let base = Base::open(model, 0)?;
+    let spec = base.spec();
+    let pooling = default_pooling(spec);
+    let task = classes.map_or(Task::CausalLm, |classes| Task::Classify { classes, pooling });
+    let mut list = List::default();
+    let (mut wiring, mut theta) = (Wiring::default(), Vec::new());
+    let mut stream = Stream::new(8, Purpose::Test);
+    for t in names::tensors(spec, task) {
+        let mut values = vec![0.0; t.shape.iter().product()];
+        if let Some((data, _)) = base.source().get(&t.name) {
+            data.widen(0, &mut values);
+        }
+        values.iter_mut().for_each(|v| *v += 0.1 * stream.standard_normal() as f32);
+        theta.extend(values);
+        let range = list.push(t.name.clone(), &t.shape);
+        match (t.role, &mut wiring.head) {
+            (Role::ClassHead(Part::Bias), Some(head)) => head.bias = Some(range),
+            (Role::ClassHead(_), head) => *head = Some(HeadWiring { weight: range, bias: None }),
+            _ => drop(wiring.live.insert(t.name, range)),
+        }
+    }
+    wiring.schema = Schema::new(list.0)?;
+    let about = About { base_model: model.to_owned(), task, labels: Vec::new() };
+    Ok(write_model(out, &base, &wiring, &theta, &about, Precision::F32)?)
 }
 
 fn logits(model: &str, rest: &[&str]) -> Result<()> {
