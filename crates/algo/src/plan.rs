@@ -6,7 +6,7 @@ use std::sync::Arc;
 use antiphon_core::{ClientId, Digest, Noise, Payload, Round, Schema, Weight};
 
 use crate::layer::carrier_of;
-use crate::vector::{finite, finite_reals};
+use crate::vector::{finite, finite_reals_on};
 use crate::{
     Accumulator, Carrier, ClientCx, Contract, GaussianEvent, Layer, LayerError, Mismatch, ReduceError,
     Reducer, Scan, ServerCx, State, View,
@@ -383,7 +383,7 @@ impl Tally {
             .rev()
             .try_fold(y, |y, ((up, layer), slot)| layer.sum(y, up, cx, slot))?;
         let y = crate::layer::real("the outermost layer", y)?;
-        finite_reals(&y)?;
+        finite_reals_on(cx.threads, &y)?;
         let expected = self.plan.0.schema.dim();
         if y.len() != expected {
             return Err(LayerError::Length { layer: "the outermost layer", expected, found: y.len() }.into());

@@ -1,6 +1,8 @@
 //! Passes over vectors, written so that the compiler vectorises them on any target, and divided among threads
 //! by columns, so that no number depends on how many there are.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use antiphon_core::Payload;
 
 use crate::LayerError;
@@ -38,6 +40,19 @@ pub fn finite_reals(x: &[f32]) -> Result<(), LayerError> {
         }
     }
     Ok(())
+}
+
+/// [`finite_reals`] by `threads >= 1` threads; the error is the same.
+pub fn finite_reals_on(threads: usize, x: &[f32]) -> Result<(), LayerError> {
+    let share = x.len().div_ceil(threads.max(1)).next_multiple_of(COLUMNS).max(COLUMNS);
+    let bad = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        for part in x.chunks(share) {
+            let bad = &bad;
+            s.spawn(move || bad.fetch_or(finite_reals(part).is_err(), Ordering::Relaxed));
+        }
+    });
+    if bad.into_inner() { finite_reals(x) } else { Ok(()) }
 }
 
 /// `||x||_2`, squares and sums in f64. NaN or infinite if and only if a coordinate is.
@@ -140,6 +155,9 @@ mod tests {
         assert_eq!(finite_reals(&v), Ok(()));
         v[5000] = f32::NEG_INFINITY;
         v[6000] = f32::NAN;
+        for threads in [1, 3] {
+            assert_eq!(finite_reals_on(threads, &v), finite_reals(&v));
+        }
         assert!(finite_reals(&v).is_err());
         for norm in [false, true] {
             let mut scan = Scan::new(norm);

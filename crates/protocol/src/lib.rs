@@ -23,6 +23,9 @@
 
 pub mod client;
 pub mod coordinator;
+mod digest;
+pub mod event;
+pub mod frame;
 pub mod gate;
 mod header;
 pub mod link;
@@ -36,7 +39,9 @@ pub mod vector;
 pub mod wire;
 
 pub use client::{Client, ClientError, Rest, Session, Step, run_session};
-pub use coordinator::{Closing, Contribution, Coordinator, Effect, Event, Setup};
+pub use coordinator::Coordinator;
+pub use event::{Closing, Contribution, Effect, Event, Setup};
+pub use frame::{Frame, VERSION, WireError};
 pub use gate::{Delivered, Gate, Inbound};
 pub use link::{Link, LinkError, Log, LogError};
 pub use message::{Deliver, Down, Ending, Receipt, Rejection, Up, WaitFor, Work};
@@ -45,4 +50,3 @@ pub use record::{Record, What};
 pub use refusal::{Code, Refusal};
 pub use status::ClientStatus;
 pub use vector::Vector;
-pub use wire::{Frame, VERSION, WireError};

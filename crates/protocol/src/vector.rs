@@ -3,11 +3,14 @@
 use std::fmt;
 
 use antiphon_algo::Carrier;
+use antiphon_algo::vector::by_columns;
 use antiphon_core::{Digest, Payload};
 use bytes::Bytes;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Bytes converted and hashed at a time: small enough that the second pass finds them in cache, large
+use crate::digest::digest_on;
+
+/// Bytes hashed at a time: small enough that the second pass finds them in cache, large
 /// enough that BLAKE3 works at full width.
 const BLOCK: usize = 64 * 1024;
 
@@ -30,6 +33,18 @@ impl Vector {
     #[must_use]
     pub fn from_reals(x: &[f32]) -> Self {
         Self::from_payload(Payload::Real(x.to_vec()))
+    }
+
+    /// [`Vector::from_reals`] by `threads >= 1` threads.
+    #[must_use]
+    pub fn from_reals_on(threads: usize, x: &[f32]) -> Self {
+        if !LITTLE {
+            return Self::from_reals(x);
+        }
+        let mut copy = vec![0.0; x.len()];
+        by_columns(threads, &mut copy, |at, part| part.copy_from_slice(&x[at..at + part.len()]));
+        let bytes = Bytes::from_owner(Words(copy));
+        Self { digest: digest_on(threads, &bytes), bytes }
     }
 
     /// From a payload, whose memory becomes the message's where the machine is little-endian.
@@ -121,6 +136,9 @@ mod tests {
         let v = Vector::from_reals(&x);
         assert_eq!((&v.bytes()[..], v.digest()), (&bytes[..], Digest::of(&bytes)));
         assert_eq!(v.reals(&mut Vec::new()), x);
+        for threads in [1, 4] {
+            assert_eq!(Vector::from_reals_on(threads, &x), v);
+        }
         // one byte further on nothing is aligned
         let shifted = Bytes::from([&[0], &bytes[..]].concat()).slice(1..);
         let shifted = Vector::verified(shifted, v.digest(), |_| ()).unwrap();

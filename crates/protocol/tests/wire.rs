@@ -4,9 +4,8 @@
 mod common;
 
 use antiphon_core::{ClientId, Digest, Payload, Round, Weight};
-use antiphon_protocol::wire::{
-    MAX_REASON, PRELUDE, decode_down, decode_up, encode_down, encode_up, printable,
-};
+use antiphon_protocol::frame::PRELUDE;
+use antiphon_protocol::wire::{MAX_REASON, decode_down, decode_up, encode_down, encode_up, printable};
 use antiphon_protocol::*;
 use bytes::Bytes;
 use common::*;

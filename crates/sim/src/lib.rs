@@ -8,15 +8,18 @@
 //! the clients' own order: time moves only where a fault or a deadline moves it.
 
 pub mod clock;
+pub mod config;
 pub mod faults;
+mod floor;
 pub mod meter;
 pub mod observer;
 pub mod simulation;
 pub mod wire;
 
 pub use clock::{Clock, VirtualClock, WallClock};
+pub use config::{Config, End, SimError, Start, Workforce};
 pub use faults::{Fault, Faults, Kind, On};
 pub use meter::{Meter, Traffic};
 pub use observer::{ClientDone, Observer, Outcome, RoundClosed, RoundFailed, RoundStarted, Silent};
-pub use simulation::{Config, End, SimError, Simulation, Start, Workforce};
+pub use simulation::Simulation;
 pub use wire::{Framed, Server, Wire};

@@ -1,15 +1,20 @@
 //! Whole runs against closed forms; threads, resuming and bytes.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod common;
 
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use antiphon_algo::layers::weight::WeightedMean;
+use antiphon_algo::reducers::sum::Sum;
 use antiphon_algo::servers::fedavg::FedAvg;
 use antiphon_algo::servers::sgdm::{Settings, Sgdm};
-use antiphon_algo::{Local, LocalWork, ServerStep, WorkError};
-use antiphon_core::{ClientId, Round};
+use antiphon_algo::{Layer, Local, LocalWork, Plan, ServerStep, WorkError};
+use antiphon_core::schema::TensorSpec;
+use antiphon_core::{ClientId, Round, Schema};
 use antiphon_protocol::{Ending, What, size};
 use antiphon_sim::{ClientDone, Observer, Outcome, RoundClosed, SimError, Simulation, Start, VirtualClock};
 use common::*;
@@ -294,4 +299,58 @@ fn too_few_answers_fail_the_round_as_often_as_the_policy_allows() {
         })
         .collect();
     assert_eq!(failed, [(0, 2, 3), (1, 2, 3)]);
+}
+
+/// Goes where it is told to.
+struct Goes(Vec<f32>, f64);
+
+impl LocalWork for Goes {
+    fn run(&mut self, start: &[f32], _: Round) -> Result<Local, WorkError> {
+        let delta = start.iter().zip(&self.0).map(|(s, t)| s - t).collect();
+        let weight = antiphon_core::Weight::new(self.1).unwrap();
+        Ok(Local { delta, weight, metrics: BTreeMap::new() })
+    }
+}
+
+#[test]
+fn the_factor_error_of_a_round_is_that_of_the_clients_models() {
+    #[derive(Default)]
+    struct Errors(Vec<Option<antiphon_algo::FactorError>>, Vec<Vec<(f64, Vec<f32>)>>);
+    impl Observer for Errors {
+        fn round_closed(&mut self, r: &RoundClosed<'_>) -> Result<(), Box<dyn Error + Send + Sync>> {
+            self.0.push(r.factor_error(2));
+            self.1.push(r.updates().flatten().collect());
+            Ok(())
+        }
+    }
+    let tensor = |name: &str, shape: &[usize]| TensorSpec { name: name.into(), shape: shape.into() };
+    let schema =
+        Schema::new(vec![tensor("m.lora_A.weight", &[1, 2]), tensor("m.lora_B.weight", &[3, 1])]).unwrap();
+    let layers: Vec<Box<dyn Layer>> = vec![Box::new(WeightedMean::examples())];
+    let plan = Plan { layers, reducer: Box::new(Sum) }.check(&schema).unwrap();
+    // products of (1, 0) x (1, 0, 0)' and (0, 1) x (0, 1, 0)', weights 1 and 3
+    let models = [vec![1.0, 0.0, 1.0, 0.0, 0.0], vec![0.0, 1.0, 0.0, 1.0, 0.0]];
+    let run = |keep: bool| {
+        let mut c = config(plan.clone(), 2, 1);
+        c.keep_updates = keep;
+        let models = models.clone();
+        let work = move |k: ClientId, _: usize| -> Result<Box<dyn LocalWork>, WorkError> {
+            Ok(Box::new(Goes(models[k.0 as usize].clone(), 1.0 + 2.0 * k.0 as f64)))
+        };
+        let mut seen = Errors::default();
+        let start = Start::fresh(vec![0.5; 5]);
+        run_with(c, Box::new(FedAvg), start, &work, &mut seen).unwrap();
+        seen
+    };
+    assert_eq!(run(false).0, [None], "without the updates there is nothing to measure");
+    let seen = run(true);
+    let error = seen.0[0].as_ref().unwrap();
+    // mean of products: diag(1/4, 3/4), norm^2 10/16; product of means: (1/4, 3/4) x (1/4, 3/4)'
+    let off = 3.0 / 16.0;
+    let expected = ((4.0 * off * off) / (10.0 / 16.0_f64)).sqrt();
+    assert!((error.overall - expected).abs() < 1e-6, "{} {expected}", error.overall);
+    assert_eq!(error.modules.len(), 1);
+    let counts: Vec<f64> = seen.1[0].iter().map(|(w, _)| *w).collect();
+    assert_eq!(counts, [1.0, 3.0]);
+    assert_eq!(seen.1[0][1].1, [0.5, -0.5, 0.5, -0.5, 0.5]);
 }
