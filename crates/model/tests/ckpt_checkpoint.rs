@@ -217,6 +217,8 @@ fn directories_that_are_no_checkpoint_say_what_is_missing() {
     let expect = |part: &str| assert!(error().contains(part), "expected `{part}` in: {}", error());
     assert!(Checkpoint::open(&at.join("none")).unwrap_err().to_string().contains("no such directory"));
     expect("config.json: no such file");
+    std::fs::write(at.join("adapter_config.json"), "{}").unwrap();
+    expect("this directory holds an adapter");
     let config = serde_json::to_string(&llama_config(false)).unwrap();
     std::fs::write(at.join("config.json"), config).unwrap();
     expect("no weights; expected model.safetensors");

@@ -22,7 +22,7 @@ pub enum CheckpointError {
         path: PathBuf,
     },
     /// No configuration.
-    #[error("{}: no such file; it says what the weights mean, and every Hugging Face checkpoint has one", path.display())]
+    #[error("{}: no such file; it says what the weights mean, and every Hugging Face checkpoint has one{}", path.display(), adapter(path))]
     NoConfig {
         /// Where it should be.
         path: PathBuf,
@@ -116,6 +116,14 @@ fn parent(path: &std::path::Path) -> String {
     match path.parent() {
         Some(p) if p.join("config.json").is_file() => format!(", {}", p.display()),
         _ => String::new(),
+    }
+}
+
+fn adapter(path: &std::path::Path) -> &'static str {
+    if path.with_file_name("adapter_config.json").is_file() {
+        "; this directory holds an adapter: name its base model, and this directory as the adapter"
+    } else {
+        ""
     }
 }
 
