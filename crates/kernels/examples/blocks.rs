@@ -1,5 +1,6 @@
 //! Milliseconds of every block at the shape of a 15M-parameter Llama: 1024 rows in sequences of 128, width 288, 6 heads
-//! of 48, feed-forward 768. `cargo run --release -p antiphon-kernels --example blocks [threads]`.
+//! of 48, feed-forward 768. `cargo run --release -p antiphon-kernels --example blocks [threads] [name]` measures the blocks whose name contains
+//! `name`.
 
 #![allow(
     clippy::unwrap_used,
@@ -145,6 +146,9 @@ fn buf_of(cpu: &Cpu, values: &[f32]) -> CpuBuf {
 
 /// Prints the best of many runs: the machine is shared.
 fn time(name: &str, mut f: impl FnMut()) {
+    if std::env::args().nth(2).is_some_and(|part| !name.contains(&part)) {
+        return;
+    }
     let mut best = f64::INFINITY;
     let start = Instant::now();
     for i in 0.. {

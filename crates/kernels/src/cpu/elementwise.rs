@@ -9,6 +9,9 @@ use crate::check;
 
 /// A function of `N` inputs and the `M` outputs' old values, lane by lane. `at` must be `#[inline(always)]`.
 pub(super) trait Pointwise<const N: usize, const M: usize>: Sync {
+    /// Whether the old values matter; where not, they are not read, and `y` is zero.
+    const IN_PLACE: bool;
+
     /// The outputs' new values.
     fn at<S: Simd>(&self, s: S, x: [S::F; N], y: [S::F; M]) -> [S::F; M];
 }
@@ -48,8 +51,10 @@ impl<O: Pointwise<N, M>, const N: usize, const M: usize> Kernel for Apply<'_, O,
                 inputs[i] = s.read(x[i], at);
             }
             let mut outputs = [s.splat(0.0); M];
-            for i in 0..M {
-                outputs[i] = s.read(y[i], at);
+            if O::IN_PLACE {
+                for i in 0..M {
+                    outputs[i] = s.read(y[i], at);
+                }
             }
             let outputs = op.at(s, inputs, outputs);
             for i in 0..M {
@@ -71,6 +76,8 @@ pub(super) struct Axpy {
     pub(super) add: bool,
 }
 impl Pointwise<1, 1> for Axpy {
+    const IN_PLACE: bool = true;
+
     #[inline(always)]
     fn at<S: Simd>(&self, s: S, [x]: [S::F; 1], [y]: [S::F; 1]) -> [S::F; 1] {
         [put(self.add, y, s.splat(self.alpha) * x)]
@@ -80,6 +87,8 @@ impl Pointwise<1, 1> for Axpy {
 /// `y = alpha · y`.
 pub(super) struct Scale(pub(super) f32);
 impl Pointwise<0, 1> for Scale {
+    const IN_PLACE: bool = true;
+
     #[inline(always)]
     fn at<S: Simd>(&self, s: S, []: [S::F; 0], [y]: [S::F; 1]) -> [S::F; 1] {
         [s.splat(self.0) * y]
@@ -89,6 +98,8 @@ impl Pointwise<0, 1> for Scale {
 /// `y = tanh x`.
 pub(super) struct Tanh;
 impl Pointwise<1, 1> for Tanh {
+    const IN_PLACE: bool = false;
+
     #[inline(always)]
     fn at<S: Simd>(&self, s: S, [x]: [S::F; 1], _: [S::F; 1]) -> [S::F; 1] {
         [math::tanh(s, x)]
@@ -100,6 +111,8 @@ pub(super) struct TanhGrad {
     pub(super) add: bool,
 }
 impl Pointwise<2, 1> for TanhGrad {
+    const IN_PLACE: bool = true;
+
     #[inline(always)]
     fn at<S: Simd>(&self, s: S, [y, dy]: [S::F; 2], [dx]: [S::F; 1]) -> [S::F; 1] {
         [put(self.add, dx, dy * (-y).mul_add(y, s.splat(1.0)))]
@@ -114,6 +127,8 @@ const CUBIC: f32 = 0.044_715;
 /// `y = gelu x`.
 pub(super) struct GeluOf(pub(super) Gelu);
 impl Pointwise<1, 1> for GeluOf {
+    const IN_PLACE: bool = false;
+
     #[inline(always)]
     fn at<S: Simd>(&self, s: S, [x]: [S::F; 1], _: [S::F; 1]) -> [S::F; 1] {
         [x * match self.0 {
@@ -130,6 +145,8 @@ impl Pointwise<1, 1> for GeluOf {
 /// `dx = dy gelu'(x)`.
 pub(super) struct GeluGrad(pub(super) Gelu);
 impl Pointwise<2, 1> for GeluGrad {
+    const IN_PLACE: bool = false;
+
     #[inline(always)]
     fn at<S: Simd>(&self, s: S, [x, dy]: [S::F; 2], _: [S::F; 1]) -> [S::F; 1] {
         [dy * match self.0 {
@@ -151,6 +168,8 @@ impl Pointwise<2, 1> for GeluGrad {
 /// `y = gate · sigmoid(gate) · up`.
 pub(super) struct SwiGlu;
 impl Pointwise<2, 1> for SwiGlu {
+    const IN_PLACE: bool = false;
+
     #[inline(always)]
     fn at<S: Simd>(&self, s: S, [gate, up]: [S::F; 2], _: [S::F; 1]) -> [S::F; 1] {
         [gate * math::sigmoid(s, gate) * up]
@@ -160,6 +179,8 @@ impl Pointwise<2, 1> for SwiGlu {
 /// `(dgate, dup)` from `(gate, up, dy)`.
 pub(super) struct SwiGluGrad;
 impl Pointwise<3, 2> for SwiGluGrad {
+    const IN_PLACE: bool = false;
+
     #[inline(always)]
     fn at<S: Simd>(&self, s: S, [gate, up, dy]: [S::F; 3], _: [S::F; 2]) -> [S::F; 2] {
         let p = math::sigmoid(s, gate);

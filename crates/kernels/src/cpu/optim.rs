@@ -18,6 +18,8 @@ struct AdamWStep {
 }
 
 impl Pointwise<1, 3> for AdamWStep {
+    const IN_PLACE: bool = true;
+
     #[inline(always)]
     fn at<S: Simd>(&self, s: S, [g]: [S::F; 1], [theta, m, v]: [S::F; 3]) -> [S::F; 3] {
         let theta = theta * s.splat(self.decay);
@@ -45,6 +47,8 @@ pub(super) fn adamw(cpu: &Cpu, theta: &mut [f32], grad: &[f32], m: &mut [f32], v
 /// Without momentum.
 struct Plain(Sgd);
 impl Pointwise<1, 1> for Plain {
+    const IN_PLACE: bool = true;
+
     #[inline(always)]
     fn at<S: Simd>(&self, s: S, [g]: [S::F; 1], [theta]: [S::F; 1]) -> [S::F; 1] {
         let g = s.splat(self.0.weight_decay).mul_add(theta, g);
@@ -57,6 +61,8 @@ struct Momentum {
     first: bool,
 }
 impl Pointwise<1, 2> for Momentum {
+    const IN_PLACE: bool = true;
+
     #[inline(always)]
     fn at<S: Simd>(&self, s: S, [g]: [S::F; 1], [theta, b]: [S::F; 2]) -> [S::F; 2] {
         let g = s.splat(self.hyper.weight_decay).mul_add(theta, g);
