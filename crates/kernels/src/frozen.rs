@@ -1,8 +1,51 @@
-//! Reading a frozen tensor: widening stored elements to binary32, which is exact for every stored type.
+//! Frozen tensors: where they lie, and widening stored elements to binary32, which is exact for every stored type.
+
+use std::sync::Arc;
 
 use half::f16;
 
-use crate::backend::{BackendError, DType, FrozenData};
+use crate::backend::BackendError;
+use crate::map::Mapped;
+
+/// Element type of a frozen tensor as stored in a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// IEEE-754 binary32.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE-754 binary16.
+    F16,
+}
+
+impl DType {
+    /// Bytes per element.
+    #[must_use]
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 | Self::F16 => 2,
+        }
+    }
+}
+
+/// Bytes of a frozen tensor, shared by everything that reads it.
+#[derive(Clone, Debug)]
+pub enum FrozenData {
+    /// A range of a memory-mapped checkpoint, little-endian, aligned to its element size or not.
+    Mapped {
+        /// The file.
+        file: Arc<Mapped>,
+        /// First byte.
+        at: usize,
+        /// How the bytes are read.
+        dtype: DType,
+        /// Number of elements.
+        len: usize,
+    },
+    /// Values made in memory.
+    Owned(Arc<[f32]>),
+}
 
 impl FrozenData {
     /// Number of elements.

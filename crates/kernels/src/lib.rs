@@ -6,6 +6,7 @@
 //!
 //! Deliberately missing: shapes that change during a step, broadcasting, views that own memory.
 
+mod args;
 pub mod backend;
 mod check;
 pub mod counting;
@@ -16,7 +17,6 @@ pub mod map;
 mod philox;
 pub mod pool;
 pub mod reference;
-mod shape;
 
 pub use backend::{
     AdamW, AttnShape, Backend, BackendError, Coef, DType, Dropout, Dst, FrozenData, Gelu, Layout, Linear,

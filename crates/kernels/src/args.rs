@@ -1,9 +1,31 @@
-//! Arithmetic of the seam's small types that every backend shares.
+//! Arguments of blocks that are no tensors, with the arithmetic that every backend shares.
 
-use crate::backend::{AdamW, AttnShape, Coef, Segment};
 use crate::check;
 
+/// One sequence of a batch: its queries, and the keys they may see. Rows outside every segment are padding:
+/// attention writes zeros there and reads nothing.
+///
+/// Keys are aligned to the end: query `i` stands at position `i + k_len - q_len` among the keys, which is
+/// `i` in training and the end of the cache in generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// First query row.
+    pub q_at: usize,
+    /// Number of queries.
+    pub q_len: usize,
+    /// First key row.
+    pub k_at: usize,
+    /// Number of keys.
+    pub k_len: usize,
+}
+
 impl Segment {
+    /// A sequence that attends to itself: rows `at .. at + len`.
+    #[must_use]
+    pub fn square(at: usize, len: usize) -> Self {
+        Self { q_at: at, q_len: len, k_at: at, k_len: len }
+    }
+
     /// Keys `first..end` of this segment that query `i` sees. Empty when the query stands before every key.
     #[must_use]
     pub fn visible(&self, i: usize, shape: AttnShape) -> (usize, usize) {
@@ -69,6 +91,25 @@ pub(crate) struct Cover {
     pub(crate) keys_apart: bool,
 }
 
+/// What an attention block needs to know. Query head `h` reads key head `h / (heads / kv_heads)` (GQA,
+/// arXiv:2305.13245).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttnShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Multiplies `q k^T`; usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// A query sees keys up to its own position.
+    pub causal: bool,
+    /// A query sees only the last `window` keys up to its own (Mistral's sliding window): positions
+    /// `p - window < j <= p`.
+    pub window: Option<usize>,
+}
+
 impl AttnShape {
     /// Checks the lengths of an attention's operands against one another; returns query and key rows.
     #[track_caller]
@@ -88,6 +129,36 @@ impl AttnShape {
     }
 }
 
+/// Which GELU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gelu {
+    /// `x Φ(x)` by the error function (BERT's `gelu`).
+    Erf,
+    /// `0.5 x (1 + tanh(sqrt(2/π)(x + 0.044715 x³)))` (GPT-2's `gelu_new`).
+    Tanh,
+}
+
+/// A counter-based dropout mask: element `i` is kept when word `i` of the Philox stream under `key` with
+/// high counter `high` is at least `p · 2^32`, and scaled by `1 / (1 - p)`. Gradient = the same call on the gradient.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    /// Philox key, from `antiphon_core::Stream::key`.
+    pub key: [u32; 2],
+    /// High half of the counter: step and layer.
+    pub high: u64,
+    /// Probability of dropping, `0 <= p < 1`.
+    pub p: f32,
+}
+
+/// The weight of each row's loss in the objective.
+#[derive(Clone, Copy, Debug)]
+pub enum Coef<'a> {
+    /// The same for every row; `1/m` for a mean.
+    Uniform(f32),
+    /// One per row.
+    PerRow(&'a [f32]),
+}
+
 impl Coef<'_> {
     /// The coefficient of row `i`.
     #[must_use]
@@ -98,6 +169,34 @@ impl Coef<'_> {
             Self::PerRow(c) => c[i],
         }
     }
+}
+
+/// What a cross-entropy saw, summed over rows without the coefficients.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Loss {
+    /// Sum of negative log-likelihoods, nats.
+    pub nll: f64,
+    /// Rows whose label is the argmax (the first among equals).
+    pub correct: u64,
+    /// Rows.
+    pub rows: u64,
+}
+
+/// AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101, Algorithm 2, in the form of PyTorch).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    /// Learning rate of this step.
+    pub lr: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// Decoupled: `θ ← θ (1 - lr · weight_decay)` first.
+    pub weight_decay: f32,
+    /// One-based step, for bias correction.
+    pub step: u64,
 }
 
 impl AdamW {
@@ -112,6 +211,17 @@ impl AdamW {
 fn as_written(x: f32) -> f64 {
     let decimal = (f64::from(x) * 1e7).round() / 1e7;
     if decimal as f32 == x { decimal } else { f64::from(x) }
+}
+
+/// Stochastic gradient descent with PyTorch's momentum: `b ← momentum · b + g` (`b = g` at the first step), `θ ← θ - lr · b`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sgd {
+    /// Learning rate of this step.
+    pub lr: f32,
+    /// `0` for plain descent, which touches no buffer.
+    pub momentum: f32,
+    /// Added to the gradient: `g ← g + weight_decay · θ`.
+    pub weight_decay: f32,
 }
 
 #[cfg(test)]
