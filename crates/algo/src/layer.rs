@@ -72,6 +72,14 @@ pub trait Layer: fmt::Debug + Send + Sync {
         None
     }
 
+    /// The l2 norm of one client's vector before this layer, in the units of what the client half takes in, from
+    /// `sent`, that of what it gives out. `None` where the one cannot be told from the other. Clipping counts as the
+    /// client's own doing: what was clipped away is not in its contribution.
+    fn norm(&self, sent: f64, weight: Weight) -> Option<f64> {
+        let _ = (sent, weight);
+        None
+    }
+
     /// The privacy cost of one round, if this layer adds calibrated noise.
     fn privacy(&self) -> Option<GaussianEvent> {
         None

@@ -95,13 +95,22 @@ impl Slots {
 
 /// One client's vector that the server has checked. Made by [`Checked::admit`] alone.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Admitted(Payload);
+pub struct Admitted {
+    payload: Payload,
+    norm: Option<f64>,
+}
 
 impl Admitted {
     /// What was checked.
     #[must_use]
     pub fn payload(&self) -> &Payload {
-        &self.0
+        &self.payload
+    }
+
+    /// The l2 norm of this client's contribution in the units of the model, where the server can know it.
+    #[must_use]
+    pub fn norm(&self) -> Option<f64> {
+        self.norm
     }
 }
 
@@ -186,7 +195,7 @@ impl Checked {
     /// A scan of what [`Checked::admit_scanned`] needs to know.
     #[must_use]
     pub fn scan(&self) -> Scan {
-        Scan::new(self.0.wire.l2.is_some())
+        Scan::new(self.0.wire.carrier == Carrier::Real)
     }
 
     /// Checks what one client sent, declaring `weight`, against the contract, and decodes it where a
@@ -224,7 +233,13 @@ impl Checked {
         {
             layer.inspect(&x, up, weight)?;
         }
-        self.0.stages.iter().rev().try_fold(x, |x, (up, layer)| layer.each(x, up)).map(Admitted)
+        let visible = wire.carrier == Carrier::Real && wire.view == View::PerClient;
+        let sent = scan.norm().filter(|_| visible);
+        let norm = sent.and_then(|sent| {
+            self.0.stages.iter().rev().try_fold(sent, |n, (_, layer)| layer.norm(n, weight))
+        });
+        let payload = self.0.stages.iter().rev().try_fold(x, |x, (up, layer)| layer.each(x, up))?;
+        Ok(Admitted { payload, norm })
     }
 
     /// Opens the server half of one round for `cohort`.
@@ -340,7 +355,7 @@ impl Tally {
     /// Accepts the update of `client`.
     pub fn accept(&mut self, client: ClientId, x: Admitted) -> Result<(), TallyError> {
         let i = self.seat(client)?;
-        self.seats[i] = Seat::Held(x.0);
+        self.seats[i] = Seat::Held(x.payload);
         self.accepted += 1;
         self.advance()
     }

@@ -198,8 +198,13 @@ fn one_client_alone_is_its_own_update() {
     let p = plan(vec![clip(100.0), weight(None)], Sum).check(&schema(2)).unwrap();
     let cx = client(0, 7.0, &[ClientId(0)]);
     let x = p.encode(vec![1.5, -2.0], &cx, &mut p.slots()).unwrap();
-    assert_eq!(p.alone(&p.admit(x, cx.weight).unwrap()).unwrap(), [1.5, -2.0]);
+    let x = p.admit(x, cx.weight).unwrap();
+    assert_eq!(p.alone(&x).unwrap(), [1.5, -2.0]);
+    assert!((x.norm().unwrap() - 2.5).abs() < 1e-6);
     let noisy = plan(vec![clip(1.0), gaussian()], Sum).check(&schema(1)).unwrap();
     let x = noisy.admit(Payload::Real(vec![0.5]), Weight::ONE).unwrap();
-    assert_eq!(noisy.alone(&x), None);
+    assert_eq!((noisy.alone(&x), x.norm()), (None, None));
+    let zero = plan(vec![weight(None)], Sum).check(&schema(2)).unwrap();
+    let x = zero.encode(vec![0.0; 2], &client(0, 1e5, &[ClientId(0)]), &mut zero.slots()).unwrap();
+    assert_eq!(zero.admit(x, Weight::new(1e5).unwrap()).unwrap().norm(), Some(0.0));
 }

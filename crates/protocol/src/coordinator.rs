@@ -297,6 +297,7 @@ impl Coordinator {
         if d.base != base {
             return Err(Refusal::Base { expected: base, found: d.base });
         }
+        let norm = d.update.norm();
         let update = keep.then(|| d.update.clone());
         open.tally.accept(from, d.update)?;
         open.seats.insert(
@@ -306,6 +307,7 @@ impl Coordinator {
                 weight: d.weight,
                 metrics: d.metrics.clone(),
                 digest: d.digest,
+                norm,
                 update,
             }),
         );

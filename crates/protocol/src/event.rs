@@ -75,6 +75,8 @@ pub struct Contribution {
     pub metrics: BTreeMap<String, f64>,
     /// Of the update's bytes.
     pub digest: Digest,
+    /// The l2 norm of the update in the units of the model, where the server can know it.
+    pub norm: Option<f64>,
     /// The update itself, if the coordinator was asked to keep them.
     pub update: Option<Admitted>,
 }

@@ -149,6 +149,8 @@ fn a_round_closes_when_all_have_answered_and_the_next_begins_from_the_new_parame
     assert_eq!(who, [(1, 2.0), (2, 2.0)]);
     assert_eq!(closing.contributions[0].metrics, metrics(&[("train_loss", 0.5)]));
     assert!(closing.contributions.iter().all(|c| c.update.is_some()));
+    let norms: Vec<f64> = closing.contributions.iter().map(|c| c.norm.unwrap() / 3f64.sqrt()).collect();
+    assert!((norms[0] - 2.0).abs() < 1e-6 && (norms[1] - 4.0).abs() < 1e-6, "{norms:?}");
     struct NoNoise;
     impl Noise for NoNoise {
         fn standard_normal(&mut self) -> f64 {

@@ -6,8 +6,8 @@
 //!
 //! Deliberately missing: clipping per tensor, and an adaptive bound.
 
-use antiphon_core::Payload;
 use antiphon_core::registry::{self, ConfigError, Entry};
+use antiphon_core::{Payload, Weight};
 use serde::Deserialize;
 
 use crate::layer::real;
@@ -96,5 +96,9 @@ impl Layer for Clip {
             v.iter_mut().for_each(|c| *c = (f64::from(*c) * scale) as f32);
         }
         Ok(Payload::Real(v))
+    }
+
+    fn norm(&self, sent: f64, _: Weight) -> Option<f64> {
+        Some(sent)
     }
 }

@@ -180,4 +180,10 @@ impl Layer for WeightedMean {
     fn counts(&self, weight: Weight) -> Option<f64> {
         Some(self.effective(weight).into())
     }
+
+    /// `||(w x, w)||^2 = w^2 (||x||^2 + 1)`. Good to about `1e-8` in absolute terms, because `w^2` is subtracted.
+    fn norm(&self, sent: f64, weight: Weight) -> Option<f64> {
+        let ratio = sent / f64::from(self.effective(weight));
+        Some((ratio * ratio - 1.0).max(0.0).sqrt())
+    }
 }
