@@ -134,7 +134,7 @@ pub(crate) fn gather(loaded: &Loaded, tokens: &Tokens) -> Result<Gathered, Failu
 
 /// At most `most` sequences (0: all) of a part, from its beginning.
 fn held(encoded: &Encoded, most: usize) -> Held {
-    let all = &encoded.sequences;
+    let all = encoded.sequences();
     let kept = if most == 0 { all.len() } else { most.min(all.len()) };
     let report = &encoded.report;
     Held {
