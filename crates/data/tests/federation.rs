@@ -243,7 +243,7 @@ const IID: &str = "partition = { id = 'iid', clients = 2 }";
 #[test]
 fn bad_data_says_what_is_wrong_and_where() {
     let e = refused("", IID, false);
-    assert!(e.contains("a.jsonl") && e.contains("no known format"), "empty data set: {e}");
+    assert!(e.contains("a.jsonl") && e.contains("no example: 0 rows read"), "empty data set: {e}");
     let e = refused(LABELLED, "partition = { id = 'iid', clients = 3 }", true);
     assert!(e.contains("3 clients") && e.contains("at most 2"), "empty client: {e}");
     let e = refused(LABELLED, &format!("test_path = 't.jsonl'\n{IID}"), true);

@@ -8,7 +8,8 @@ use super::error::{FormatError, Problem};
 use super::table::{Place, Table};
 
 /// Reads records separated by `separator`. `quotes` gives double quotes their CSV meaning. Without `header` the
-/// first record is taken for a header if [`looks_like_header`].
+/// first record is taken for a header if its cells could be names: none empty, repeated, a number, or longer than 40
+/// bytes.
 pub fn read(
     file: &Path,
     text: &str,

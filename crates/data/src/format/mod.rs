@@ -186,6 +186,9 @@ pub fn read(files: &[PathBuf], options: &ReadOptions) -> Result<Read, FormatErro
     let mut detected: Vec<Detected> = Vec::new();
     for (index, file) in files.iter().enumerate() {
         let (table, container, header) = table(file, options)?;
+        if table.rows.is_empty() {
+            return Err(FormatError::new(file, Problem::Empty { more: 0, rows: 0, blank: 0 }));
+        }
         let forced = options.layout.or(detected.first().map(|d| d.layout));
         let resolved = layout::detect(&table, &options.columns, forced)?;
         let before = examples.len();

@@ -1,27 +1,32 @@
-//! Where the real data are, when they are.
+//! Where the real data are, when they are, and a tokenizer of bytes.
+
+#![allow(dead_code, reason = "not every test binary uses all of it")]
 
 use std::path::{Path, PathBuf};
 
 use antiphon_data::{Encoding, Message, Tokenize, TokenizeError};
 
-/// A folder of `../shared/data/datasets`, or `None` with a printed reason.
-pub(crate) fn dataset(name: &str) -> Option<PathBuf> {
+/// A folder of `../shared`, or `None` with a printed reason.
+pub(crate) fn shared(path: &str) -> Option<PathBuf> {
     let root = std::env::var_os("ANTIPHON_SHARED")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"));
-    let dir = root.join("data/datasets").join(name);
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
+    let dir = root.join(path);
     if dir.is_dir() {
         return Some(dir);
     }
     #[allow(clippy::print_stdout, reason = "a skipped test says why")]
     {
-        println!("skipped: no data set `{name}` (looked in {}; set ANTIPHON_SHARED)", dir.display());
+        println!("skipped: no folder {} (set ANTIPHON_SHARED)", dir.display());
     }
     None
 }
 
+/// A data set of `../shared/data`.
+pub(crate) fn dataset(name: &str) -> Option<PathBuf> {
+    shared(&format!("data/datasets/{name}"))
+}
+
 /// One token a byte, `^` first when special tokens are asked for; no chat template.
-#[allow(dead_code, reason = "not every test binary encodes")]
 pub(crate) struct Bytes;
 
 impl Tokenize for Bytes {
