@@ -280,9 +280,9 @@ impl Coordinator {
         d: Delivered,
         out: &mut Vec<Effect>,
     ) -> Result<Down, Refusal> {
-        let key = (d.round, d.attempt, d.digest, d.weight);
-        let receipt =
-            Down::Accepted(Receipt::Update { round: d.round, attempt: d.attempt, digest: d.digest });
+        let digest = d.sent.digest();
+        let key = (d.round, d.attempt, digest, d.weight);
+        let receipt = Down::Accepted(Receipt::Update { round: d.round, attempt: d.attempt, digest });
         if let Some(status) = self.clients.get_mut(&from)
             && status.last_accepted == Some(key)
         {
@@ -306,7 +306,7 @@ impl Coordinator {
                 client: from,
                 weight: d.weight,
                 metrics: d.metrics.clone(),
-                digest: d.digest,
+                digest,
                 norm,
                 update,
             }),
@@ -319,12 +319,12 @@ impl Coordinator {
             round: d.round,
             attempt: d.attempt,
             client: from,
-            digest: d.digest,
-            bytes: d.bytes,
+            digest,
+            bytes: d.sent.bytes().len() as u64,
             weight: d.weight,
             metrics: d.metrics,
         };
-        out.push(log(now, what));
+        out.push(Effect::LogUpdate(Record { at_ms: now, what }, d.sent));
         Ok(receipt)
     }
 

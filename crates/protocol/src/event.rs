@@ -36,6 +36,8 @@ pub enum Event {
 pub enum Effect {
     /// Write this down, durably if the log is durable, before going on.
     Log(Record),
+    /// Write this down with the accepted update that it is about, likewise.
+    LogUpdate(Record, Vector),
     /// Answer the message being handled.
     Reply(Down),
     /// Close the tally, take the server step, and say [`Event::Applied`] or [`Event::Unusable`].

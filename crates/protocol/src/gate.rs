@@ -9,7 +9,7 @@ use antiphon_algo::{Admitted, Carrier, Checked};
 use antiphon_core::{Digest, Round, Weight};
 
 use crate::wire::decode_up;
-use crate::{Frame, Refusal, Up};
+use crate::{Frame, Refusal, Up, Vector};
 
 /// Checks messages against one plan and schema.
 #[derive(Clone, Debug)]
@@ -50,11 +50,9 @@ pub struct Delivered {
     pub weight: Weight,
     /// As the client says, finite.
     pub metrics: BTreeMap<String, f64>,
-    /// Of the update's bytes.
-    pub digest: Digest,
-    /// Length of the update in bytes.
-    pub bytes: u64,
-    /// The update, still in its message where the plan allows it.
+    /// The update as it was sent.
+    pub sent: Vector,
+    /// The update as the reducer takes it: the same memory, unless a layer decodes each.
     pub update: Admitted,
 }
 
@@ -95,8 +93,7 @@ impl Gate {
                     base: d.base,
                     weight: d.weight,
                     metrics: d.metrics,
-                    digest: d.update.digest(),
-                    bytes: d.update.bytes().len() as u64,
+                    sent: d.update,
                     update,
                 }))
             }

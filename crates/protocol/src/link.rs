@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use crate::{Down, Record, Up, WireError};
+use crate::{Down, Record, Up, Vector, WireError};
 
 /// How one client reaches the coordinator. A message may or may not have arrived when this fails, so
 /// every message may be sent again: joining, polling and delivering are idempotent.
@@ -31,6 +31,14 @@ pub enum LinkError {
 pub trait Log {
     /// Appends one record.
     fn append(&mut self, record: &Record) -> Result<(), LogError>;
+
+    /// Appends the record of an accepted update, with the update as it was sent. The update is acknowledged once this
+    /// has returned: a log that promises to lose nothing acknowledged keeps the bytes before the record. Others keep the
+    /// record, which has their digest.
+    fn append_update(&mut self, record: &Record, update: &Vector) -> Result<(), LogError> {
+        let _ = update;
+        self.append(record)
+    }
 }
 
 /// A record that could not be kept; the run must stop before it replies.

@@ -51,7 +51,7 @@ impl World {
         let mut reply = None;
         for effect in self.c.handle(Millis(now), event) {
             match effect {
-                Effect::Log(r) => self.log.push(r),
+                Effect::Log(r) | Effect::LogUpdate(r, _) => self.log.push(r),
                 Effect::Reply(d) => reply = Some(d),
                 Effect::Close(c) => self.closings.push(c),
                 Effect::RoundFailed { round, attempt } => self.failed.push((round.0, attempt)),
@@ -345,7 +345,9 @@ fn records_come_before_the_replies_that_depend_on_them() {
     let effects =
         c.handle(Millis(1), Event::Message { from: ClientId(1), message: gate.open(&encode_up(&up)) });
     let at = |f: &dyn Fn(&Effect) -> bool| effects.iter().position(f).unwrap();
-    let logged = at(&|e| matches!(e, Effect::Log(Record { what: What::Accepted { .. }, .. })));
+    let Up::Deliver(Deliver { update: sent, .. }) = up else { panic!() };
+    let logged =
+        at(&|e| matches!(e, Effect::LogUpdate(Record { what: What::Accepted { .. }, .. }, u) if *u == sent));
     assert!(logged < at(&|e| matches!(e, Effect::Reply(_))));
 }
 
@@ -496,7 +498,7 @@ fn play(acts: &[(u64, Act)]) -> Vec<String> {
         assert_eq!(replies, usize::from(is_message), "one reply a message");
         for e in &effects {
             match e {
-                Effect::Log(Record { what: What::Accepted { round, attempt, client, .. }, .. }) => {
+                Effect::LogUpdate(Record { what: What::Accepted { round, attempt, client, .. }, .. }, _) => {
                     let who = counted.entry((*round, *attempt)).or_default();
                     assert!(!who.contains(client), "{client} counted twice in {round}");
                     who.push(*client);

@@ -117,6 +117,9 @@ impl Simulation<'_> {
                 at: self.clock.now(),
             });
             floor.work(workforce, round, &cohort);
+            if let Some(e) = server.broken() {
+                return Err(e.into());
+            }
             let still_open =
                 server.coordinator(|c| c.open_round().map(|(r, a, _)| (r, a))) == Some((round, attempt));
             if still_open && !stop.load(Ordering::Relaxed) {

@@ -116,13 +116,17 @@ impl<'a> Server<'a> {
         }
         let mut reply = None;
         for effect in inner.coordinator.handle(self.clock.now(), event) {
+            let written = match &effect {
+                Effect::Log(record) => inner.log.append(record),
+                Effect::LogUpdate(record, update) => inner.log.append_update(record, update),
+                _ => Ok(()),
+            };
+            if let Err(e) = written {
+                inner.broken = Some(e);
+                return Err(LinkError::Closed("the event log cannot be written".into()));
+            }
             match effect {
-                Effect::Log(record) => {
-                    if let Err(e) = inner.log.append(&record) {
-                        inner.broken = Some(e);
-                        return Err(LinkError::Closed("the event log cannot be written".into()));
-                    }
-                }
+                Effect::Log(_) | Effect::LogUpdate(..) => {}
                 Effect::Reply(down) => reply = Some(down),
                 Effect::Close(closing) => inner.asked.push(Asked::Close(closing)),
                 Effect::RoundFailed { round, attempt } => {

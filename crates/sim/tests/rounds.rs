@@ -15,7 +15,7 @@ use antiphon_algo::servers::sgdm::{Settings, Sgdm};
 use antiphon_algo::{Layer, Local, LocalWork, Plan, ServerStep, WorkError};
 use antiphon_core::schema::TensorSpec;
 use antiphon_core::{ClientId, Round, Schema};
-use antiphon_protocol::{Ending, What, size};
+use antiphon_protocol::{Ending, Log, LogError, Record, Vector, What, size};
 use antiphon_sim::{ClientDone, Observer, Outcome, RoundClosed, SimError, Simulation, Start, VirtualClock};
 use common::*;
 
@@ -353,4 +353,42 @@ fn the_factor_error_of_a_round_is_that_of_the_clients_models() {
     let counts: Vec<f64> = seen.1[0].iter().map(|(w, _)| *w).collect();
     assert_eq!(counts, [1.0, 3.0]);
     assert_eq!(seen.1[0][1].1, [0.5, -0.5, 0.5, -0.5, 0.5]);
+}
+
+#[test]
+fn an_update_that_cannot_be_written_down_is_not_acknowledged() {
+    struct Disk(Vec<Record>, usize);
+    impl Log for Disk {
+        fn append(&mut self, record: &Record) -> Result<(), LogError> {
+            self.0.push(record.clone());
+            Ok(())
+        }
+        fn append_update(&mut self, record: &Record, update: &Vector) -> Result<(), LogError> {
+            let What::Accepted { digest, bytes, .. } = &record.what else { panic!("not an update") };
+            assert_eq!((*digest, *bytes), (update.digest(), update.bytes().len() as u64));
+            self.1 = self.1.checked_sub(1).ok_or_else(|| LogError("no space left on device".into()))?;
+            self.append(record)
+        }
+    }
+    #[derive(Default)]
+    struct Acked(usize);
+    impl Observer for Acked {
+        fn client_done(&mut self, d: &ClientDone<'_>) {
+            self.0 += usize::from(*d.outcome == Outcome::Accepted);
+        }
+    }
+    let clock = VirtualClock::default();
+    let (mut log, mut acked) = (Disk(Vec::new(), 7), Acked::default());
+    let mut sim = Simulation {
+        config: config(mean(2), 5, 3),
+        server: Box::new(FedAvg),
+        noise: None,
+        clock: &clock,
+        faults: None,
+    };
+    let stop = AtomicBool::new(false);
+    let end = sim.run(Start::fresh(vec![0.0; 2]), &quadratics(2), &mut acked, &mut log, &stop);
+    assert_eq!(end.unwrap_err().to_string(), "the event log cannot be written: no space left on device");
+    let written = log.0.iter().filter(|r| matches!(r.what, What::Accepted { .. })).count();
+    assert_eq!((acked.0, written), (7, 7));
 }
