@@ -1,4 +1,13 @@
 //! The CPU backend: binary32, vectorised, parallel over rows or heads.
+//!
+//! **Bits.** A result depends on shapes and numbers alone. Rows, heads and columns go to whichever thread is free, but a
+//! sum is always cut at places fixed by the shape and its parts are added in order (`norm`, `loss`, `elementwise`);
+//! within a part it runs in sixteen lanes that are folded by halves, in one register or in an array (`simd`); `exp`,
+//! `tanh` and their like are polynomials of our own (`math`), because libraries differ.
+//!
+//! **Memory.** Blocks work in `buf::scratch`, which each thread keeps, and allocate nothing after their first use.
+//!
+//! Deliberately missing: binary16 arithmetic, prefetching of mapped weights, NUMA.
 
 mod attention;
 mod buf;
@@ -46,7 +55,7 @@ impl Cpu {
     }
 
     /// The same on a given instruction set, or on plain Rust where the processor lacks it; for tests and
-    /// measurements, since the bits are the same.
+    /// measurements, since the bits are the same. Linear maps stay on the fastest set: [`crate::gemm`] has its own choice.
     #[must_use]
     pub fn with_isa(self, isa: Isa) -> Self {
         Self { isa: if isa.available() { isa } else { Isa::Portable }, ..self }
@@ -93,7 +102,7 @@ impl Backend for Cpu {
         "cpu"
     }
     fn profile(&self) -> String {
-        crate::gemm::profile()
+        format!("{}-lanes{}", crate::gemm::profile(), simd::LANES)
     }
 
     fn alloc(&self, len: usize) -> Result<CpuBuf, BackendError> {
