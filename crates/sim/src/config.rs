@@ -43,7 +43,7 @@ pub struct Config {
     pub call_attempts: u32,
     /// How often a client that crashed is started again within one round.
     pub restarts: u32,
-    /// Whether [`RoundClosed::contributions`] carry the updates themselves.
+    /// Whether [`crate::RoundClosed::contributions`] carry the updates themselves.
     pub keep_updates: bool,
 }
 

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use antiphon_algo::ServerStep;
-use antiphon_core::{Noise, Round};
+use antiphon_core::{Millis, Noise, Round};
 use antiphon_protocol::{Client, Coordinator, Event, Gate, Log, Setup, Vector};
 
 use crate::floor::{Close, Floor, Peer};
@@ -36,7 +36,7 @@ impl std::fmt::Debug for Simulation<'_> {
 
 impl Simulation<'_> {
     /// Runs from `start` to the end, or until `stop` is set: then no further client is begun, work that
-    /// notices may return [`WorkError::Interrupted`], and the round in progress is abandoned.
+    /// notices may return [`antiphon_algo::WorkError::Interrupted`], and the round in progress is abandoned.
     pub fn run(
         &mut self,
         start: Start,
@@ -107,7 +107,7 @@ impl Simulation<'_> {
             }
             let open = server.coordinator(|c| c.open_round().map(|(r, a, c)| (r, a, c.to_vec())));
             let Some((round, attempt, cohort)) = open else {
-                self.wait(&server, next)?;
+                self.wait(&server, next, stop)?;
                 continue;
             };
             floor.observer().round_started(&RoundStarted {
@@ -123,19 +123,22 @@ impl Simulation<'_> {
             let still_open =
                 server.coordinator(|c| c.open_round().map(|(r, a, _)| (r, a))) == Some((round, attempt));
             if still_open && !stop.load(Ordering::Relaxed) {
-                self.wait(&server, round)?;
+                self.wait(&server, round, stop)?;
             }
         }
     }
 
     /// Lets time pass to the next deadline; without one nothing would ever change.
-    fn wait(&self, server: &Server<'_>, round: Round) -> Result<(), SimError> {
+    fn wait(&self, server: &Server<'_>, round: Round, stop: &AtomicBool) -> Result<(), SimError> {
         if server.coordinator(Coordinator::ending).is_some() {
             return Ok(());
         }
         let (wake, pending) = server.coordinator(|c| (c.wake(), c.pending()));
         let Some(wake) = wake else { return Err(SimError::Stuck { round, pending }) };
-        self.clock.wait_until(wake);
+        // in slices, so that a stop is noticed
+        while self.clock.now() < wake && !stop.load(Ordering::Relaxed) {
+            self.clock.wait_until(wake.min(Millis(self.clock.now().0 + 100)));
+        }
         let _ = server.tell(Event::Tick);
         Ok(())
     }
