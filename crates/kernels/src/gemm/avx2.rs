@@ -52,7 +52,7 @@ impl Kernel for Avx2 {
         // SAFETY: the caller's promise.
         unsafe {
             match panel {
-                Panel { step: 1, .. } => by_lanes::<E, 8>(panel, transpose::<E>),
+                Panel { step: 1, .. } => turn::<E>(panel, 0),
                 Panel { lane: 1, .. } => copy::<E>(panel),
                 _ => portable::pack::<E>(panel),
             }
@@ -123,27 +123,24 @@ unsafe fn tile<const R: usize, const V: usize, const PACKED: bool, const MASKED:
     }
 }
 
-/// Packs a panel whose lanes run along `k` in blocks of `L` lanes and `4 L` bytes, by `block`; what is left along `k`
-/// element by element. Lanes past the last repeat the first.
+/// Packs the lanes of a panel from `first` on, which run along `k`: eight lanes of 32 bytes at a time, and what is left
+/// along `k` element by element. Lanes past the last repeat the first of their eight.
 ///
 /// # Safety
-/// As [`Kernel::pack`], with `step == 1` and `width` a multiple of `L`; `block` may read `4 L` bytes at each lane and
-/// write `4 L / SIZE` rows of `L` lanes.
-pub(super) unsafe fn by_lanes<E: Element, const L: usize>(
-    panel: &Panel,
-    block: unsafe fn(&[*const u8; L], *mut f32, usize),
-) {
-    let steps = 4 * L / E::SIZE;
+/// As [`Kernel::pack`], with `step == 1`, and `first` and `width` multiples of 8.
+#[target_feature(enable = "avx2,f16c")]
+pub(super) unsafe fn turn<E: Element>(panel: &Panel, first: usize) {
+    let steps = 32 / E::SIZE;
     let whole = panel.k / steps * steps;
-    for first in (0..panel.width).step_by(L) {
-        let mut lanes: [_; L] = std::array::from_fn(|i| {
-            let lane = if first + i < panel.lanes { first + i } else { 0 };
+    for first in (first..panel.width).step_by(8) {
+        let mut lanes: [_; 8] = std::array::from_fn(|i| {
+            let lane = if first + i < panel.lanes { first + i } else { first.min(panel.lanes - 1) };
             panel.src.wrapping_add(lane * panel.lane * E::SIZE)
         });
         for p in (0..whole).step_by(steps) {
             // SAFETY: `p + steps <= k`, so each lane has `steps` elements left, and `dst` as many rows.
-            unsafe { block(&lanes, panel.dst.add(p * panel.width + first), panel.width) };
-            lanes.iter_mut().for_each(|lane| *lane = lane.wrapping_add(4 * L));
+            unsafe { transpose::<E>(&lanes, panel.dst.add(p * panel.width + first), panel.width) };
+            lanes.iter_mut().for_each(|lane| *lane = lane.wrapping_add(32));
         }
         for p in whole..panel.k {
             for (i, lane) in lanes.iter_mut().enumerate() {

@@ -76,12 +76,20 @@ impl Kernel for Avx512 {
         unsafe {
             match panel {
                 Panel { step: 1, width: A_WIDTH, .. } => Avx2::pack::<E>(panel),
-                Panel { step: 1, .. } => avx2::by_lanes::<E, 16>(panel, transpose_to::<E>),
+                Panel { step: 1, .. } => turn::<E>(panel),
                 Panel { lane: 1, .. } => copy::<E>(panel),
                 _ => portable::pack::<E>(panel),
             }
         }
     }
+}
+
+/// `x`, of which the compiler knows nothing.
+#[inline(always)]
+fn opaque(mut x: usize) -> usize {
+    // SAFETY: no instructions.
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) x, options(pure, nomem, nostack, preserves_flags)) };
+    x
 }
 
 /// # Safety
@@ -97,8 +105,15 @@ unsafe fn tile<const R: usize, const V: usize, const PACKED: bool, const MASKED:
     // Prefetches may point anywhere.
     unsafe {
         let lanes = |j: usize| if j == V - 1 { mask } else { u16::MAX };
-        let (a_row, a_k) = if PACKED { (1, A_WIDTH) } else { (t.a_row, t.a_k) };
-        let (mut a, mut at) = (t.a, b.at);
+        // Rows of A in bytes, by multiples that an address can hold. Left to itself the compiler walks from row to row, and
+        // the sums wait for the chain of additions.
+        let (row, a_k) = if PACKED { (4, A_WIDTH) } else { (opaque(4 * t.a_row), t.a_k) };
+        let (three, five, seven) = match PACKED {
+            true => (3 * row, 5 * row, 7 * row),
+            false => (opaque(3 * row), opaque(5 * row), opaque(7 * row)),
+        };
+        let a_rows = [0, row, 2 * row, three, 4 * row, five, 2 * three, seven];
+        let (mut a, mut at) = (t.a.cast::<u8>(), b.at);
         let mut sums = [[_mm512_setzero_ps(); V]; R];
         // A macro, because a closure would keep the sums in memory.
         macro_rules! run {
@@ -113,12 +128,12 @@ unsafe fn tile<const R: usize, const V: usize, const PACKED: bool, const MASKED:
                         };
                     }
                     for i in 0..R {
-                        let x = _mm512_set1_ps(a.add(i * a_row).read_unaligned());
+                        let x = _mm512_set1_ps(a.add(a_rows[i]).cast::<f32>().read_unaligned());
                         for j in 0..V {
                             sums[i][j] = _mm512_fmadd_ps(x, row[j], sums[i][j]);
                         }
                     }
-                    a = a.wrapping_add(a_k);
+                    a = a.wrapping_add(4 * a_k);
                     at = at.wrapping_add(b.step);
                 }
             };
@@ -148,19 +163,58 @@ unsafe fn tile<const R: usize, const V: usize, const PACKED: bool, const MASKED:
     }
 }
 
-/// Four words (a word is one binary32 or two halves) of each of 16 lanes, transposed: vector `w` holds word `w` of every
-/// lane. `at(i)` is where lane `i` has its words.
-///
-/// # Safety
-/// The processor has AVX-512 F; 16 bytes are readable at each lane.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn transpose(at: impl Fn(usize) -> *const u8) -> [__m512; 4] {
-    // SAFETY: the caller's promise.
-    unsafe {
+/// Sixteen lanes a fixed number of bytes apart, each with at least 64 bytes.
+#[derive(Clone, Copy)]
+struct Lanes {
+    /// The first four.
+    first: [*const u8; 4],
+    /// Bytes from lane to lane, and three times that.
+    one: usize,
+    three: usize,
+}
+
+impl Lanes {
+    #[inline(always)]
+    fn new(at: *const u8, one: usize) -> Self {
+        let first = [at, at.wrapping_add(one), at.wrapping_add(2 * one), at.wrapping_add(3 * one)];
+        // known to be three times `one`, it would be computed again and again
+        Self { first, one, three: opaque(3 * one) }
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, bytes: usize) {
+        for at in &mut self.first {
+            *at = at.wrapping_add(bytes);
+        }
+    }
+
+    /// Lane `i`: in the loops below each of these is one address, from four pointers and two strides.
+    #[inline(always)]
+    fn at(&self, i: usize) -> *const u8 {
+        self.first[i % 4].wrapping_add([0, 4 * self.one, 8 * self.one, 4 * self.three][i / 4])
+    }
+
+    /// Asks for what comes [`LANE_AHEAD`] bytes later, of every fourth lane from `first`.
+    #[inline(always)]
+    fn fetch(&self, first: usize) {
+        for i in 0..4 {
+            // SAFETY: a prefetch may point anywhere.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.at(first + 4 * i).wrapping_add(LANE_AHEAD).cast()) };
+        }
+    }
+
+    /// Four words (a word is one binary32 or two halves) from byte `byte`, transposed: vector `w` holds word `w` of every
+    /// lane.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 F; the bytes are readable.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn transpose(&self, byte: usize) -> [__m512; 4] {
         // Lanes i, i+4, i+8, i+12 side by side: inserting from memory spares the shuffles across quarters.
         let load = |i: usize| {
-            let quarter = |lane: usize| _mm_loadu_ps(at(lane).cast());
+            // SAFETY: the caller's promise.
+            let quarter = |lane: usize| unsafe { _mm_loadu_ps(self.at(lane).wrapping_add(byte).cast()) };
             let v = _mm512_castps128_ps512(quarter(i));
             let v = _mm512_insertf32x4::<1>(v, quarter(i + 4));
             let v = _mm512_insertf32x4::<2>(v, quarter(i + 8));
@@ -198,23 +252,49 @@ fn widen<E: Element>(word: __m512) -> [__m512; 2] {
     }
 }
 
-/// Transposes 64 bytes of each of 16 lanes to `64 / SIZE` rows.
+/// How far ahead of its use a lane is asked for, in bytes.
+const LANE_AHEAD: usize = 256;
+
+/// Packs a panel whose lanes run along `k`: whole groups of 16 lanes here, other lanes as AVX2 does.
 ///
 /// # Safety
-/// The processor has AVX-512 F; 64 bytes at each lane are readable, the rows at `dst` writable.
+/// As [`Kernel::pack`], with `step == 1` and `width` a multiple of 16.
 #[target_feature(enable = "avx512f")]
-unsafe fn transpose_to<E: Element>(lanes: &[*const u8; 16], mut dst: *mut f32, width: usize) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        for quad in 0..4 {
-            for word in transpose(|lane| lanes[lane].wrapping_add(16 * quad)) {
-                for row in widen::<E>(word).into_iter().take(4 / E::SIZE) {
-                    _mm512_storeu_ps(dst, row);
-                    dst = dst.wrapping_add(width);
+unsafe fn turn<E: Element>(panel: &Panel) {
+    let (steps, whole) = (64 / E::SIZE, panel.lanes / 16 * 16);
+    for first in (0..whole).step_by(16) {
+        let mut lanes =
+            Lanes::new(panel.src.wrapping_add(first * panel.lane * E::SIZE), panel.lane * E::SIZE);
+        let mut dst = panel.dst.wrapping_add(first);
+        // SAFETY: `whole` lanes have `k` elements each and `dst` as many rows of `width`.
+        unsafe {
+            for _ in 0..panel.k / steps {
+                macro_rules! quads {
+                    ($($quad:literal)*) => {
+                        $(
+                            lanes.fetch($quad);
+                            for word in lanes.transpose(16 * $quad) {
+                                for row in widen::<E>(word).into_iter().take(4 / E::SIZE) {
+                                    _mm512_storeu_ps(dst, row);
+                                    dst = dst.wrapping_add(panel.width);
+                                }
+                            }
+                        )*
+                    };
+                }
+                quads!(0 1 2 3);
+                lanes.advance(64);
+            }
+            for p in panel.k / steps * steps..panel.k {
+                for i in 0..16 {
+                    let at = panel.src.add(((first + i) * panel.lane + p) * E::SIZE);
+                    *panel.dst.add(p * panel.width + first + i) = E::read(at);
                 }
             }
         }
     }
+    // SAFETY: the caller's promise, and AVX-512 F implies AVX2.
+    unsafe { avx2::turn::<E>(panel, whole) };
 }
 
 /// # Safety
@@ -233,9 +313,6 @@ unsafe fn thin<E: Element, const R: usize>(t: &Tile, b: &Columns) {
     }
 }
 
-/// How far ahead of its use a column of `B` is asked for, in bytes.
-const THIN_AHEAD: usize = 256;
-
 /// Columns `j .. j + 16 V` of a thin product.
 ///
 /// # Safety
@@ -246,48 +323,52 @@ unsafe fn thin_columns<E: Element, const R: usize, const V: usize>(t: &Tile, b: 
     // SAFETY: the caller's promise covers 16 V whole columns of `k` elements. Prefetches may point anywhere.
     unsafe {
         let lane = b.lane * E::SIZE;
-        let mut at = b.at.wrapping_add(j * lane);
+        let at = b.at.wrapping_add(j * lane);
+        let mut lanes: [Lanes; V] = std::array::from_fn(|v| Lanes::new(at.wrapping_add(16 * v * lane), lane));
         let mut a = t.a;
         let mut sums = [[_mm512_setzero_ps(); V]; R];
         let steps = 64 / E::SIZE;
         for _ in 0..t.k / steps {
-            for quad in 0..4 {
-                for v in 0..V {
-                    // four pointers a vector and two strides, all in registers
-                    let rows: [_; 4] =
-                        std::array::from_fn(|q| at.wrapping_add((16 * v + 4 * q) * lane + 16 * quad));
-                    for q in 0..4 {
-                        _mm_prefetch::<_MM_HINT_T0>(
-                            rows[q].wrapping_add(quad * lane + THIN_AHEAD - 16 * quad).cast(),
-                        );
-                    }
-                    let words = transpose(|i| rows[i / 4].wrapping_add(i % 4 * lane));
+            // Vectors take turns, for each has a chain of its own. Written out: as a loop it would stay a loop.
+            macro_rules! turns {
+                ($($quad:literal)*) => {
+                    $(
+                        turns!(@ $quad, 0);
+                        if V == 2 {
+                            turns!(@ $quad, V - 1);
+                        }
+                    )*
+                };
+                (@ $quad:literal, $v:expr) => {
+                    lanes[$v].fetch($quad);
+                    let words = lanes[$v].transpose(16 * $quad);
                     for w in 0..4 {
                         let elements = widen::<E>(words[w]);
                         for e in 0..4 / E::SIZE {
                             for i in 0..R {
-                                let p = (4 * quad + w) * (4 / E::SIZE) + e;
-                                let x = _mm512_set1_ps(a.add(i * t.a_row + p).read_unaligned());
-                                sums[i][v] = _mm512_fmadd_ps(x, elements[e], sums[i][v]);
+                                let x = a.add(i * t.a_row + (4 * $quad + w) * (4 / E::SIZE) + e).read_unaligned();
+                                sums[i][$v] = _mm512_fmadd_ps(_mm512_set1_ps(x), elements[e], sums[i][$v]);
                             }
                         }
                     }
-                }
+                };
             }
-            at = at.wrapping_add(64);
+            turns!(0 1 2 3);
+            for v in 0..V {
+                lanes[v].advance(64);
+            }
             a = a.wrapping_add(steps);
         }
-        for _ in 0..t.k % steps {
+        for p in t.k / steps * steps..t.k {
             for v in 0..V {
-                let row: [f32; 16] = std::array::from_fn(|i| E::read(at.wrapping_add((16 * v + i) * lane)));
+                let row: [f32; 16] =
+                    std::array::from_fn(|i| E::read(at.add((16 * v + i) * lane + p * E::SIZE)));
                 let row = _mm512_loadu_ps(row.as_ptr());
                 for i in 0..R {
-                    let x = _mm512_set1_ps(a.add(i * t.a_row).read_unaligned());
-                    sums[i][v] = _mm512_fmadd_ps(x, row, sums[i][v]);
+                    let x = t.a.add(i * t.a_row + p).read_unaligned();
+                    sums[i][v] = _mm512_fmadd_ps(_mm512_set1_ps(x), row, sums[i][v]);
                 }
             }
-            at = at.wrapping_add(E::SIZE);
-            a = a.wrapping_add(1);
         }
         let alpha = _mm512_set1_ps(t.alpha);
         for i in 0..R {
