@@ -289,3 +289,17 @@ fn templates_must_suit_the_layout_and_name_columns() {
         Kind::Labelled { text: "Review: a\nSentiment:".into(), label: "b".into() }
     );
 }
+
+#[test]
+fn a_prefix_keeps_the_first_word_apart_from_the_prompt() {
+    let dir = Files::new();
+    let file = dir
+        .write("a.jsonl", "{\"instruction\": \"Name it.\", \"input\": \"A saw.\", \"output\": \"tool\"}\n");
+    let prompt = Some(Prompt::parse("{instruction} {input} Answer:").unwrap());
+    let options = ReadOptions { prompt, completion_prefix: " ".into(), ..Default::default() };
+    let r = read(std::slice::from_ref(&file), &options).unwrap();
+    let expected = Kind::Completion { prompt: "Name it. A saw. Answer:".into(), completion: " tool".into() };
+    assert_eq!((&r.examples[0].kind, r.detected[0].glued), (&expected, 0));
+    let r = read(&[file], &ReadOptions { completion_prefix: String::new(), ..options }).unwrap();
+    assert_eq!(r.detected[0].glued, 1);
+}

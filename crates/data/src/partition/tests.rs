@@ -234,3 +234,28 @@ fn bad_settings_are_refused() {
         assert!(e.contains(expected), "{toml}: {e}");
     }
 }
+
+/// A division may not change under a seed: runs are compared, and resumed, across versions.
+#[test]
+fn divisions_are_pinned() {
+    let examples = examples(240, 5, 4);
+    let digest = |id: &str| {
+        let p = run(&table(id, 4), &examples, 42).unwrap();
+        antiphon_core::Digest::of(format!("{:?}", p.clients).as_bytes()).to_hex()[..8].to_owned()
+    };
+    let pinned = [
+        ("iid", "6d0c588d"),
+        ("dirichlet_class", "21132674"),
+        ("dirichlet_balanced", "87c55054"),
+        ("dirichlet_client", "54e28614"),
+        ("dirichlet_flasc", "9f57b368"),
+        ("field", "5fd7a854"),
+        ("quantity", "c97ed891"),
+        ("shards", "498553b1"),
+        ("files", "c7d45230"),
+        ("clusters", "924a41ac"),
+    ];
+    assert_eq!(pinned.map(|(id, _)| id).to_vec(), PARTITIONERS.iter().map(|e| e.id).collect::<Vec<_>>());
+    let found: Vec<(&str, String)> = pinned.iter().map(|(id, _)| (*id, digest(id))).collect();
+    assert_eq!(found, pinned.map(|(id, d)| (id, d.to_owned())));
+}
