@@ -200,7 +200,7 @@ impl Federation {
     }
 
     /// Encodes every part of every client, and the shared parts. A client without a single training token is an error,
-    /// and so is a label that training does not know.
+    /// so is shared held-out data without one, and so is a label that training does not know.
     pub fn encode(&self, policy: &Policy, t: &dyn Tokenize) -> Result<EncodedFederation, EncodeError> {
         let clients = self
             .clients
@@ -214,12 +214,17 @@ impl Federation {
                 let part = |examples: &[Example], part: &str| {
                     encode(examples, policy, t, &format!("{whose}, {part}"))
                 };
+                // One client's few held-out examples may all be cut off; its report says so, and the union has others.
+                let held_out = |examples, name| match part(examples, name) {
+                    Err(EncodeError::AllMasked { report, .. }) => Ok(Encoded::nothing(*report)),
+                    result => result,
+                };
                 Ok(ClientSequences {
                     id: c.id,
                     name: c.name.clone(),
                     train: part(&c.train, "train")?,
-                    validation: part(&c.validation, "validation")?,
-                    test: part(&c.test, "test")?,
+                    validation: held_out(&c.validation, "validation")?,
+                    test: held_out(&c.test, "test")?,
                 })
             })
             .collect::<Result<_, EncodeError>>()?;

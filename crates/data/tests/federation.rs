@@ -266,3 +266,27 @@ fn bad_data_says_what_is_wrong_and_where() {
     let e = refused(LABELLED, &format!("split = {{ test = 0.1 }}\n{IID}"), true);
     assert!(e.contains("gives no client a test example"), "{e}");
 }
+
+#[test]
+fn held_out_examples_of_one_client_may_all_be_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let row =
+        |i: usize, n: usize| format!("{{\"prompt\": \"{i}{}\", \"completion\": \"c\"}}\n", "p".repeat(n));
+    std::fs::write(dir.path().join("short.jsonl"), (0..10).map(|i| row(i, 1)).collect::<String>()).unwrap();
+    // one of the long client's prompts is short enough to train on
+    std::fs::write(
+        dir.path().join("long.jsonl"),
+        (10..20).map(|i| row(i, if i < 18 { 1 } else { 9 })).collect::<String>(),
+    )
+    .unwrap();
+    let text = "path = ['short.jsonl', 'long.jsonl']\nsequence_len = 6\ntruncation = 'drop'\n\
+                partition = { id = 'files' }\nsplit = { test = 0.1 }";
+    let all_dropped = (0..40).any(|seed| {
+        let e = encode(&load(text, dir.path(), seed), text, false);
+        let test = &e.clients[1].test;
+        assert_eq!(test.report.examples, 1);
+        assert_eq!(test.sequences().len() + test.report.dropped_too_long, 1);
+        test.sequences().is_empty()
+    });
+    assert!(all_dropped, "in 40 seeds a long prompt is held out at least once");
+}

@@ -104,6 +104,11 @@ pub struct Encoded {
 }
 
 impl Encoded {
+    /// A part of which nothing was kept.
+    pub(crate) fn nothing(report: EncodeReport) -> Self {
+        Self { report, ..Self::default() }
+    }
+
     /// The sequences, in the order of their examples.
     #[must_use]
     pub fn sequences(&self) -> &[Sequence] {
