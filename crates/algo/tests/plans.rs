@@ -94,6 +94,16 @@ fn the_contract_at_the_wire_is_the_promise_of_the_last_layer() {
 }
 
 #[test]
+fn a_bound_holds_in_binary32_and_not_only_on_paper() {
+    // 0.1 is rounded up, so both coordinates are longer than the cap says
+    let layer = weight(Some(0.1));
+    let up = Contract { l2: Some(1.0), ..plan(vec![], Sum).check(&schema(1)).unwrap().wire().clone() };
+    let x = layer.client(Payload::Real(vec![1.0]), &up, &client(0, 5.0, &[ClientId(0)]), &mut State::new());
+    let norm = x.unwrap().into_real().unwrap().iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+    assert!(norm > 0.1 * 2f64.sqrt() && norm <= layer.contract(&up).unwrap().l2.unwrap());
+}
+
+#[test]
 fn digests_tell_plans_apart_by_every_setting_and_by_order() {
     let digest = |p: Plan| p.check(&schema(2)).unwrap().digest();
     let all = [

@@ -149,3 +149,15 @@ fn each_rejection_has_its_own_consequence() {
     assert!(matches!(c.answered(rejected(Code::Rejoin)).unwrap(), Step::Call(Up::Join { .. })));
     assert_eq!(c.answered(Ok(Down::Accepted(Receipt::Join))).unwrap(), Step::Rest(Rest::Joined));
 }
+
+#[test]
+fn a_round_that_a_restarted_coordinator_repeats_is_worked_on_again() {
+    let (mut c, d) = delivering();
+    let receipt = Receipt::Update { round: d.round, attempt: 0, digest: d.update.digest() };
+    c.answered(Ok(Down::Accepted(receipt))).unwrap();
+    c.begin();
+    c.answered(rejected(Code::Rejoin)).unwrap();
+    c.answered(Ok(Down::Accepted(Receipt::Join))).unwrap();
+    assert_eq!(c.begin(), Step::Call(Up::Poll));
+    assert_eq!(c.answered(Ok(Down::Work(work(3)))).unwrap(), Step::Train(work(3)));
+}

@@ -388,6 +388,20 @@ fn sampling_is_uniform_fixed_by_the_seed_and_new_at_every_round() {
 }
 
 #[test]
+fn each_attempt_at_a_round_draws_its_own_cohort() {
+    let policy = Policy { fraction: 0.3, round_attempts: 6, num_rounds: 1, ..policy() };
+    let roster: Vec<u64> = (0..10).collect();
+    let mut w = World::joined(policy, &roster);
+    let mut cohorts = Vec::new();
+    for attempt in 0..6 {
+        cohorts.push(w.c.open_round().unwrap().2.to_vec());
+        w.handle(100 * (attempt + 1), Event::Tick);
+    }
+    assert_eq!(w.ended, [Ending::RoundFailed]);
+    assert!(cohorts[1..].iter().any(|c| *c != cohorts[0]), "{cohorts:?}");
+}
+
+#[test]
 fn cohort_sizes_round_and_never_fall_below_the_minimum() {
     let p = |fraction, min_clients| Policy { fraction, min_clients, ..policy() };
     assert_eq!(p(0.29, 1).cohort_size(100), 29);

@@ -12,9 +12,12 @@ use antiphon_algo::layers::weight::WeightedMean;
 use antiphon_algo::reducers::sum::Sum;
 use antiphon_algo::servers::fedavg::FedAvg;
 use antiphon_algo::servers::sgdm::{Settings, Sgdm};
-use antiphon_algo::{Layer, Local, LocalWork, Plan, ServerStep, WorkError};
+use antiphon_algo::{
+    ClientCx, Contract, Layer, LayerError, Local, LocalWork, Mismatch, Plan, ServerCx, ServerStep, State,
+    WorkError,
+};
 use antiphon_core::schema::TensorSpec;
-use antiphon_core::{ClientId, Round, Schema};
+use antiphon_core::{ClientId, Noise, Payload, Purpose, Round, Schema, Stream, Weight};
 use antiphon_protocol::{Ending, Log, LogError, Record, Vector, What, size};
 use antiphon_sim::{ClientDone, Observer, Outcome, RoundClosed, SimError, Simulation, Start, VirtualClock};
 use common::*;
@@ -63,15 +66,33 @@ fn momentum_follows_its_recurrence() {
     }
 }
 
+/// Small updates among large ones that cancel, so that a sum in f64 depends on the order of additions.
+struct Wild(ClientId);
+
+impl LocalWork for Wild {
+    fn run(&mut self, start: &[f32], round: Round) -> Result<Local, WorkError> {
+        let mut s = Stream::keyed(1, Purpose::Test, Some(round), Some(self.0), "");
+        let one = |s: &mut Stream| match s.below(4) {
+            0 => 2f32.powi(60),
+            1 => -2f32.powi(60),
+            _ => s.standard_normal() as f32,
+        };
+        let delta = start.iter().map(|_| one(&mut s)).collect();
+        Ok(Local { delta, weight: Weight::ONE, metrics: BTreeMap::new() })
+    }
+}
+
 #[test]
 fn the_bits_do_not_depend_on_the_number_of_workers() {
     let d = 5000;
+    let work = |k: ClientId, _: usize| -> Result<Box<dyn LocalWork>, WorkError> { Ok(Box::new(Wild(k))) };
     let bits = |workers| {
         let mut c = config(mean(d), 40, 3);
         c.workers = workers;
         c.policy.fraction = 0.6;
-        let theta = run(c, d).end.theta;
-        theta.iter().map(|t| t.to_bits()).collect::<Vec<_>>()
+        let start = Start::fresh(vec![0.0; d]);
+        let r = run_with(c, Box::new(FedAvg), start, &work, &mut antiphon_sim::Silent).unwrap();
+        r.end.theta.iter().map(|t| t.to_bits()).collect::<Vec<_>>()
     };
     let one = bits(1);
     assert_eq!(one, bits(2));
@@ -172,7 +193,7 @@ fn one_bad_client_in_ten_changes_nothing_but_its_own_status() {
     };
     let local = |delta: Vec<f32>, weight: f64, loss: f64| Local {
         delta,
-        weight: antiphon_core::Weight::new(weight).unwrap(),
+        weight: Weight::new(weight).unwrap(),
         metrics: metrics(&[("train_loss", loss)]),
     };
     let with = |i: usize, v: f32| {
@@ -307,7 +328,7 @@ struct Goes(Vec<f32>, f64);
 impl LocalWork for Goes {
     fn run(&mut self, start: &[f32], _: Round) -> Result<Local, WorkError> {
         let delta = start.iter().zip(&self.0).map(|(s, t)| s - t).collect();
-        let weight = antiphon_core::Weight::new(self.1).unwrap();
+        let weight = Weight::new(self.1).unwrap();
         Ok(Local { delta, weight, metrics: BTreeMap::new() })
     }
 }
@@ -391,4 +412,67 @@ fn an_update_that_cannot_be_written_down_is_not_acknowledged() {
     assert_eq!(end.unwrap_err().to_string(), "the event log cannot be written: no space left on device");
     let written = log.0.iter().filter(|r| matches!(r.what, What::Accepted { .. })).count();
     assert_eq!((acked.0, written), (7, 7));
+}
+
+/// A layer with memory on both sides: counts what a client has encoded, and what the server has summed.
+#[derive(Debug)]
+struct Counts;
+
+impl Layer for Counts {
+    fn describe(&self) -> String {
+        "counts".into()
+    }
+    fn contract(&self, up: &Contract) -> Result<Contract, Mismatch> {
+        Ok(up.clone())
+    }
+    fn client(
+        &self,
+        x: Payload,
+        _: &Contract,
+        _: &ClientCx<'_>,
+        slot: &mut State,
+    ) -> Result<Payload, LayerError> {
+        slot.entry("n".into()).or_insert_with(|| vec![0.0])[0] += 1.0;
+        Ok(x)
+    }
+    fn sum(
+        &self,
+        y: Payload,
+        _: &Contract,
+        cx: &mut ServerCx<'_>,
+        slot: &mut State,
+    ) -> Result<Payload, LayerError> {
+        slot.entry("n".into()).or_insert_with(|| vec![0.0])[0] += cx.accepted as f32;
+        Ok(y)
+    }
+}
+
+#[test]
+fn layer_memory_advances_only_with_what_was_accepted_and_is_part_of_a_checkpoint() {
+    /// Sends a NaN in round 1.
+    struct Once(f32);
+    impl LocalWork for Once {
+        fn run(&mut self, start: &[f32], round: Round) -> Result<Local, WorkError> {
+            let v = if round.0 == 1 { self.0 } else { 0.5 };
+            Ok(Local { delta: vec![v; start.len()], weight: Weight::ONE, metrics: BTreeMap::new() })
+        }
+    }
+    let work = |k: ClientId, _: usize| -> Result<Box<dyn LocalWork>, WorkError> {
+        Ok(Box::new(Once(if k.0 == 2 { f32::NAN } else { 0.5 })))
+    };
+    let config = || config(plan(vec![Box::new(Counts)], 2), 3, 3);
+    let mut keep = Keep::default();
+    run_with(config(), Box::new(FedAvg), Start::fresh(vec![0.0; 2]), &work, &mut keep).unwrap();
+    let count = |s: &antiphon_algo::Slots| s.0[0]["n"][0];
+    let counts = |c: &Start| {
+        let clients: Vec<f32> = c.client_slots.values().map(count).collect();
+        (clients, count(&c.slots))
+    };
+    let all: Vec<_> = keep.0.iter().map(counts).collect();
+    assert_eq!(all[0], (vec![1.0, 1.0, 1.0], 3.0));
+    assert_eq!(all[1], (vec![2.0, 2.0, 1.0], 5.0));
+    assert_eq!(all[2], (vec![3.0, 3.0, 2.0], 8.0));
+    let mut rest = Keep::default();
+    run_with(config(), Box::new(FedAvg), keep.0[0].clone(), &work, &mut rest).unwrap();
+    assert_eq!(rest.0, keep.0[1..]);
 }
