@@ -80,31 +80,6 @@ impl Default for RunSettings {
     }
 }
 
-/// What the model is asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TaskName {
-    /// The next token.
-    #[default]
-    CausalLm,
-    /// One of the labels in the data.
-    Classification,
-}
-
-/// How a sequence becomes one vector for classification.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PoolingName {
-    /// First token.
-    Cls,
-    /// First token through the checkpoint's tanh pooler.
-    Pooler,
-    /// Mean over tokens.
-    Mean,
-    /// Last token.
-    Last,
-}
-
 /// Who owns the classification head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -123,12 +98,6 @@ pub struct ModelSettings {
     /// Hugging Face directory (config.json, safetensors, tokenizer.json), or `init:DIR/config.json` for a model
     /// from scratch with the tokenizer beside that file.
     pub base_model: String,
-    /// `causal_lm` or `classification`.
-    #[serde(default)]
-    pub task: TaskName,
-    /// For classification: `cls`, `pooler`, `mean` or `last`. Required there, so that it is a choice.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pooling: Option<PoolingName>,
     /// For classification: whether the head is `federated` or `local`.
     #[serde(default)]
     pub head: HeadSharing,
@@ -266,17 +235,6 @@ fn check(s: &RunFile, name: &str) -> Result<(), Failure> {
     }
     if s.run.name.is_empty() || s.run.name.contains(['/', '\\', '\0']) || s.run.name.starts_with('.') {
         return refuse("run.name", &format_args!("`{}`", s.run.name), "a name that can be part of a path");
-    }
-    let classify = s.model.task == TaskName::Classification;
-    if classify && s.model.pooling.is_none() {
-        return refuse(
-            "model.pooling",
-            &"(missing)",
-            "`cls`, `pooler`, `mean` or `last`, as task = \"classification\"",
-        );
-    }
-    if !classify && s.model.pooling.is_some() {
-        return refuse("model.pooling", &"(given)", "no pooling, as task = \"causal_lm\"");
     }
     Ok(())
 }

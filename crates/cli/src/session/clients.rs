@@ -11,7 +11,7 @@ use antiphon_report::{ClientData, DataReport, Truncation};
 use super::Tokens;
 use crate::args::Part;
 use crate::error::{Fail, Failure, Kind};
-use crate::runfile::{Loaded, RunFile, TaskName};
+use crate::runfile::{Loaded, RunFile};
 
 /// Sequences of one part of somebody's data.
 #[derive(Clone, Debug)]
@@ -69,9 +69,9 @@ pub(crate) fn shown(file: &RunFile) -> String {
 }
 
 /// Reads, divides, splits and encodes.
-pub(crate) fn gather(loaded: &Loaded, tokens: &Tokens) -> Result<Gathered, Failure> {
+/// `classify`: the objective is a class, not the next token.
+pub(crate) fn gather(loaded: &Loaded, tokens: &Tokens, classify: bool) -> Result<Gathered, Failure> {
     let file = &loaded.settings;
-    let classify = file.model.task == TaskName::Classification;
     let federation = Federation::load(&file.data, &loaded.dir, file.run.seed).fail(Kind::Data)?;
     let policy = federation.policy(&file.data, classify, tokens).fail(Kind::Data)?;
     let encoded = federation.encode(&policy, tokens).fail(Kind::Data)?;

@@ -19,7 +19,7 @@ use antiphon_algo::{Checked, factor_error};
 use antiphon_core::ClientId;
 use antiphon_kernels::{Backend, Cpu};
 use antiphon_model::adapter::About;
-use antiphon_model::{Base, Net, Pooling, Shape, Spec, Task, Weights, Wiring};
+use antiphon_model::{Base, Net, Shape, Spec, Task, Weights, Wiring};
 use antiphon_protocol::Policy;
 use antiphon_report::{DataReport, Truncation};
 use antiphon_sim::RoundClosed;
@@ -29,7 +29,7 @@ use antiphon_tune::{Method, Recipe, Tuning, objective, optim, step_shape};
 use crate::error::{Fail, Failure, Kind};
 use crate::machine;
 use crate::progress::Progress;
-use crate::runfile::{Loaded, PoolingName, RunFile, TaskName};
+use crate::runfile::{Loaded, RunFile};
 
 pub(crate) use clients::Person;
 pub(crate) use execute::{Outcome, execute, resume};
@@ -86,8 +86,12 @@ impl Session {
         let tokens = Tokens::open(&base, file)?;
 
         progress.stage(&format!("reading the data {}", clients::shown(file)));
-        let gathered = clients::gather(&loaded, &tokens)?;
-        let task = task(file, gathered.labels.len());
+        // how many classes there are is known once the data are read
+        let task =
+            |classes| recipe.objective.task(base.spec(), classes).fail_at(Kind::Settings, "[objective]");
+        let classify = matches!(task(2)?, Task::Classify { .. });
+        let gathered = clients::gather(&loaded, &tokens, classify)?;
+        let task = task(gathered.labels.len())?;
         base.require(task).fail(Kind::Model)?;
 
         let workers = if file.run.workers == 0 { machine::cores() } else { file.run.workers };
@@ -224,19 +228,6 @@ fn recipe(file: &RunFile) -> Result<Recipe, Failure> {
         rounds: file.federation.num_rounds,
         seed: file.run.seed,
     })
-}
-
-fn task(file: &RunFile, classes: usize) -> Task {
-    let pooling = match file.model.pooling {
-        Some(PoolingName::Cls) => Pooling::Cls,
-        Some(PoolingName::Pooler) => Pooling::Pooler,
-        Some(PoolingName::Mean) => Pooling::Mean,
-        Some(PoolingName::Last) | None => Pooling::Last,
-    };
-    match file.model.task {
-        TaskName::CausalLm => Task::CausalLm,
-        TaskName::Classification => Task::Classify { classes, pooling },
-    }
 }
 
 /// The step that holds every client's largest micro-batch and each held-out sequence.

@@ -11,7 +11,7 @@ use antiphon_core::{ClientId, Round, Schema};
 use antiphon_model::Wiring;
 
 use crate::error::{Fail, Failure, Kind};
-use crate::runfile::{HeadSharing, RunFile, TaskName};
+use crate::runfile::{HeadSharing, RunFile};
 
 /// Which part of the trainable vector never travels, and what each client holds there.
 pub(crate) struct Personal {
@@ -29,9 +29,8 @@ impl Personal {
             return Ok(None);
         }
         let refuse = |why: &str| Failure::new(Kind::Settings, format_args!("model.head = \"local\": {why}"));
-        let head = wiring.head.as_ref().filter(|_| file.model.task == TaskName::Classification);
-        let head =
-            head.ok_or_else(|| refuse("there is no classification head; set task = \"classification\""))?;
+        let none = || refuse("there is no classification head; set objective.id = \"classification\"");
+        let head = wiring.head.as_ref().ok_or_else(none)?;
         let range = head.weight.start..wiring.schema.dim();
         let tensors: Vec<_> =
             wiring.schema.iter().filter(|(_, r)| r.start < range.start).map(|(t, _)| t.clone()).collect();

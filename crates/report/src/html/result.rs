@@ -35,21 +35,28 @@ pub(super) fn write(h: &mut Html, report: &Report<'_>) {
     }
     h.raw("</header>");
     if let Some(results) = Results::of(s) {
-        headline(h, &results);
+        headline(h, &results, s);
         table(h, &results, s);
     }
     tiles(h, s);
 }
 
 /// One sentence that says what came of it.
-fn headline(h: &mut Html, results: &Results) {
+fn headline(h: &mut Html, results: &Results, s: &Summary) {
     let Some(measure) = results.measures.first() else { return };
     let Some(ours) = results.main(Who::Federated) else { return };
     h.raw("<p class=\"headline\">");
     if measure.higher {
-        h.text("The federated model answers ")
+        // several labelled tokens an example: accuracy counts tokens
+        let tokens = s.federated.as_ref().is_some_and(|e| e.global.tokens > e.global.examples);
+        let (verb, what) = if tokens {
+            ("predicts", "of the labelled test tokens")
+        } else {
+            ("answers", "of the test examples")
+        };
+        h.text(format_args!("The federated model {verb} "))
             .element("strong", "", (measure.text)(ours))
-            .text(" of the test examples correctly");
+            .text(format_args!(" {what} correctly"));
     } else {
         h.text("The federated model has a test ").text(measure.name).text(" of ").element(
             "strong",
