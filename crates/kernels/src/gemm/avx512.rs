@@ -18,6 +18,8 @@ pub(super) struct Avx512;
 
 /// How far ahead of its use a packed row of `B` is asked for, in rows.
 const AHEAD: usize = 8;
+/// The same for a row where it lies, likely farther from the core.
+const AHEAD_UNPACKED: usize = 16;
 /// Steps between the fetches of two rows of `C`.
 const FETCH_STEPS: usize = 8;
 
@@ -114,6 +116,7 @@ unsafe fn tile<const R: usize, const V: usize, const PACKED: bool, const MASKED:
         };
         let a_rows = [0, row, 2 * row, three, 4 * row, five, 2 * three, seven];
         let (mut a, mut at) = (t.a.cast::<u8>(), b.at);
+        let ahead = if b.padded { AHEAD * b.step } else { AHEAD_UNPACKED * b.step };
         let mut sums = [[_mm512_setzero_ps(); V]; R];
         // A macro, because a closure would keep the sums in memory.
         macro_rules! run {
@@ -121,7 +124,7 @@ unsafe fn tile<const R: usize, const V: usize, const PACKED: bool, const MASKED:
                 for _ in 0..$steps {
                     let mut row = [_mm512_setzero_ps(); V];
                     for j in 0..V {
-                        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD * b.step + 16 * j).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(ahead + 16 * j).cast());
                         row[j] = match MASKED {
                             true => _mm512_maskz_loadu_ps(lanes(j), at.add(16 * j)),
                             false => _mm512_loadu_ps(at.add(16 * j)),
@@ -141,10 +144,12 @@ unsafe fn tile<const R: usize, const V: usize, const PACKED: bool, const MASKED:
         // Fetches are spread over the last steps: all at once they would hold up the loads of B, and much earlier B would
         // have driven the rows of C out of the first-level cache again.
         let between = (t.k / R).min(FETCH_STEPS);
+        // a short tile is over before its own fetches arrive: it fetches for the next but one to the right
+        let soon = t.c.wrapping_add(if between == FETCH_STEPS { 0 } else { 2 * 16 * V });
         run!(t.k - R * between);
         for i in 0..R {
             for j in 0..V {
-                _mm_prefetch::<_MM_HINT_T0>(t.c.wrapping_add(i * t.c_row + 16 * j).cast());
+                _mm_prefetch::<_MM_HINT_T0>(soon.wrapping_add(i * t.c_row + 16 * j).cast());
             }
             run!(between);
         }

@@ -19,6 +19,12 @@ use crate::pool::Pool;
 const B_BLOCK: usize = 384 * KC;
 /// Elements of the shared buffer (8 MB), which should stay in the last-level cache.
 const SHARED: usize = 2 << 20;
+/// Panels of `B` that let a task keep them for itself: it reads all of `A` for them.
+const OWN_PANELS: usize = 3;
+/// Elements of `B` that the caller packs alone, sooner than the others would come to help.
+const ALONE: usize = 1 << 14;
+/// Multiply-adds that make a task worth while.
+const TASK: usize = 1 << 17;
 /// Rows below which a block of `B` is not worth sharing.
 const FEW_ROWS: usize = 64;
 
@@ -33,7 +39,7 @@ impl Product {
         unsafe {
             if pool.threads() == 1 {
                 self.own_panels::<K>(pool, widest);
-            } else if share >= widest / 2 || self.m <= FEW_ROWS {
+            } else if share >= OWN_PANELS * K::NR || self.m <= FEW_ROWS {
                 self.own_panels::<K>(pool, widest.min(share));
             } else {
                 self.shared_panels::<K>(pool, widest);
@@ -90,14 +96,19 @@ impl Product {
                 let cols = |span: &Span| columns.start + span.start..columns.start + span.end;
                 buffer::with(Slot::Shared, padded * depth.len(), |packed| {
                     let packed = Part(packed);
-                    pool.run(blocks * panels, &|task| {
+                    let pack = |task| {
                         let (kb, panel) = (task / panels, task % panels);
                         let span = block(panel, K::NR, columns.len());
                         let at = packed.at(kb * KC * padded + span.start * steps(kb).len());
                         // SAFETY: each task packs its own panel of the buffer.
                         unsafe { self.pack_b::<K>(&cols(&span), &steps(kb), at) };
-                    });
-                    let mc = self.row_block::<K>(pool, padded * depth.len());
+                    };
+                    if padded * depth.len() <= ALONE {
+                        (0..blocks * panels).for_each(pack);
+                    } else {
+                        pool.run(blocks * panels, &pack);
+                    }
+                    let mc = self.row_block::<K>(pool, columns.len(), depth.len());
                     let (down, across) = (self.m.div_ceil(mc), columns.len().div_ceil(nc));
                     pool.run(down * across, &|task| {
                         let (rows, span) =
@@ -115,12 +126,12 @@ impl Product {
         }
     }
 
-    /// Rows of a task over shared panels of `packed` elements: few when these stay in the second-level cache anyway, more
-    /// when each task fetches them again.
-    fn row_block<K: Kernel>(&self, pool: &Pool, packed: usize) -> usize {
-        let panels = if packed <= B_BLOCK { 2 } else { 12 };
-        let share = self.m.div_ceil(4 * pool.threads()).next_multiple_of(K::MR);
-        (panels * K::MR).min(share)
+    /// Rows of a task over shared panels: few when these stay in the second-level cache anyway, more when each task
+    /// fetches them again, but enough to be worth while.
+    fn row_block<K: Kernel>(&self, pool: &Pool, cols: usize, steps: usize) -> usize {
+        let panels = if cols * steps <= B_BLOCK { 2 } else { 12 };
+        let share = self.m.div_ceil(4 * pool.threads());
+        (panels * K::MR).min(share).max(TASK / (cols * steps)).next_multiple_of(K::MR)
     }
 
     /// Multiplies a block of rows with a packed block of `B`.

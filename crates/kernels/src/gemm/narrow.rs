@@ -19,7 +19,7 @@ const UNPACKED_ROWS: usize = 32;
 /// Most columns of a turned product.
 const TURNED_COLS: usize = 16;
 /// Multiply-adds that make a task of its own worth while.
-const TASK: usize = 1 << 17;
+const TASK: usize = 1 << 15;
 
 impl Product {
     /// Columns of a task: several tasks for each thread, unless they would be tiny.
