@@ -19,9 +19,12 @@
 //! Decoding is strict: lengths are checked before anything is read, hashed or allocated; a header that does
 //! not encode back to the same bytes is refused (unknown fields, repeated fields, overlong numbers).
 
+use antiphon_core::Digest;
 use bytes::Bytes;
 use prost::Message;
 
+use crate::Vector;
+use crate::vector::BLOCK;
 use crate::wire::MAX_REASON;
 
 /// The only version this build speaks.
@@ -33,15 +36,52 @@ pub const PRELUDE: usize = 52;
 const MAGIC: [u8; 4] = *b"ANTP";
 
 /// One message as bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Frame {
-    /// Prelude and header.
-    pub head: Bytes,
-    /// The vector, or nothing.
-    pub body: Bytes,
+    head: Bytes,
+    body: Bytes,
+    /// The body as this process made it, if it did. Its bytes cannot have changed since they were hashed, so a frame that
+    /// never left the process is not hashed a second time; one that did comes back without.
+    made: Option<Vector>,
+}
+
+/// Of the bytes alone.
+impl PartialEq for Frame {
+    fn eq(&self, other: &Self) -> bool {
+        self.head == other.head && self.body == other.body
+    }
 }
 
 impl Frame {
+    /// A frame that came in two pieces.
+    #[must_use]
+    pub fn new(head: Bytes, body: Bytes) -> Self {
+        Self { head, body, made: None }
+    }
+
+    /// Prelude and header.
+    #[must_use]
+    pub fn head(&self) -> &Bytes {
+        &self.head
+    }
+
+    /// The vector, or nothing.
+    #[must_use]
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The body as a vector of `digest`, hashed unless it was made here; `look` as in [`Vector::verified`].
+    pub(crate) fn vector(&self, digest: Digest, look: impl FnMut(&[u8])) -> Result<Vector, WireError> {
+        match &self.made {
+            Some(v) if v.digest() == digest => {
+                v.bytes().chunks(BLOCK).for_each(look);
+                Ok(v.clone())
+            }
+            _ => Vector::verified(self.body.clone(), digest, look).ok_or(WireError::Digest { what: "body" }),
+        }
+    }
+
     /// Bytes in all.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -67,7 +107,7 @@ impl Frame {
         if at > bytes.len() {
             return Err(WireError::Length { what: "header", declared: header, found: bytes.len() - PRELUDE });
         }
-        Ok(Self { head: bytes.slice(..at), body: bytes.slice(at..) })
+        Ok(Self::new(bytes.slice(..at), bytes.slice(at..)))
     }
 }
 
@@ -241,7 +281,8 @@ impl Prelude {
     }
 }
 
-pub(crate) fn seal(header: &impl Message, body: Bytes) -> Frame {
+pub(crate) fn seal(header: &impl Message, made: Option<Vector>) -> Frame {
+    let body = made.as_ref().map_or_else(Bytes::new, |v| v.bytes().clone());
     let len = header.encoded_len();
     let mut head = Vec::with_capacity(PRELUDE + len);
     head.extend_from_slice(&MAGIC);
@@ -253,7 +294,7 @@ pub(crate) fn seal(header: &impl Message, body: Bytes) -> Frame {
     let digest = head_digest(&head, &header);
     head.extend_from_slice(&digest);
     head.extend_from_slice(&header);
-    Frame { head: head.into(), body }
+    Frame { head: head.into(), body, made }
 }
 
 fn head_digest(prelude: &[u8], header: &[u8]) -> [u8; 32] {

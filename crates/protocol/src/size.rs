@@ -49,11 +49,11 @@ impl std::ops::Mul<u64> for Size {
 const ANY: Digest = Digest([0; 32]);
 
 fn up(m: Up, payload: usize) -> Size {
-    Size { payload: payload as u64, overhead: encode_up(&m).head.len() as u64 }
+    Size { payload: payload as u64, overhead: encode_up(&m).head().len() as u64 }
 }
 
 fn down(m: Down, payload: usize) -> Size {
-    Size { payload: payload as u64, overhead: encode_down(&m).head.len() as u64 }
+    Size { payload: payload as u64, overhead: encode_down(&m).head().len() as u64 }
 }
 
 /// A `Join`.

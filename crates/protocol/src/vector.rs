@@ -12,7 +12,7 @@ use crate::digest::digest_on;
 
 /// Bytes hashed at a time: small enough that the second pass finds them in cache, large
 /// enough that BLAKE3 works at full width.
-const BLOCK: usize = 64 * 1024;
+pub(crate) const BLOCK: usize = 64 * 1024;
 
 /// The body of a message. Cloning shares it.
 #[derive(Clone, PartialEq, Eq)]
@@ -70,12 +70,6 @@ impl Vector {
             look(block);
         }
         (hash.finalize().as_bytes() == &digest.0).then_some(Self { bytes, digest })
-    }
-
-    /// Whether `other` is this very memory: the same unchanging bytes, which need not be hashed twice.
-    #[must_use]
-    pub fn shares(&self, other: &Bytes) -> bool {
-        std::ptr::eq(&raw const self.bytes[..], &raw const other[..])
     }
 
     /// The bytes.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::frame::{open, seal};
 use crate::header as h;
-use crate::{Code, Deliver, Down, Ending, Frame, Receipt, Rejection, Up, Vector, WaitFor, WireError, Work};
+use crate::{Code, Deliver, Down, Ending, Frame, Receipt, Rejection, Up, WaitFor, WireError, Work};
 
 /// Longest header of a client's message.
 pub const MAX_UP_HEADER: usize = 16 * 1024;
@@ -43,14 +43,14 @@ fn bytes_of(d: Digest) -> Bytes {
 /// A client's message as bytes.
 #[must_use]
 pub fn encode_up(m: &Up) -> Frame {
-    let mut body = Bytes::new();
+    let mut body = None;
     let header = match m {
         Up::Join { plan, schema } => {
             h::UpBody::Join(h::Join { plan: bytes_of(*plan), schema: bytes_of(*schema) })
         }
         Up::Poll => h::UpBody::Poll(h::Empty {}),
         Up::Deliver(d) => {
-            body = d.update.bytes().clone();
+            body = Some(d.update.clone());
             h::UpBody::Deliver(h::Deliver {
                 round: Some(d.round.0),
                 attempt: Some(d.attempt),
@@ -78,10 +78,10 @@ pub fn encode_up(m: &Up) -> Frame {
 /// A coordinator's message as bytes.
 #[must_use]
 pub fn encode_down(m: &Down) -> Frame {
-    let mut body = Bytes::new();
+    let mut body = None;
     let header = match m {
         Down::Work(w) => {
-            body = w.theta.bytes().clone();
+            body = Some(w.theta.clone());
             h::DownBody::Work(h::Work {
                 round: Some(w.round.0),
                 attempt: Some(w.attempt),
@@ -127,15 +127,14 @@ pub fn decode_up(frame: &Frame, update_bytes: usize, look: impl FnMut(&[u8])) ->
                 base: digest("base", &d.base)?,
                 weight: Weight::new(weight).map_err(|_| WireError::Weight { found: weight })?,
                 metrics: metrics(d.metrics)?,
-                update: vector(frame, digest("update", &d.update)?, look)?,
+                update: frame.vector(digest("update", &d.update)?, look)?,
             })
         }
     })
 }
 
-/// Reads a coordinator's message. `theta_bytes`: the length of the parameters under the run's schema. `known`:
-/// parameters verified before; where the message shares their memory they are not hashed again.
-pub fn decode_down(frame: &Frame, theta_bytes: usize, known: Option<&Vector>) -> Result<Down, WireError> {
+/// Reads a coordinator's message. `theta_bytes`: the length of the parameters under the run's schema.
+pub fn decode_down(frame: &Frame, theta_bytes: usize) -> Result<Down, WireError> {
     let body = open::<h::Down>(frame, MAX_DOWN_HEADER)?.body.ok_or(WireError::Field { field: "message" })?;
     let expected = if matches!(body, h::DownBody::Work(_)) { theta_bytes } else { 0 };
     body_length(frame, expected)?;
@@ -150,10 +149,7 @@ pub fn decode_down(frame: &Frame, theta_bytes: usize, known: Option<&Vector>) ->
                 plan: digest("plan", &w.plan)?,
                 schema: digest("schema", &w.schema)?,
                 cohort: w.cohort.into_iter().map(ClientId).collect::<Arc<[_]>>(),
-                theta: match (known, digest("theta", &w.theta)?) {
-                    (Some(v), d) if v.digest() == d && v.shares(&frame.body) => v.clone(),
-                    (_, d) => vector(frame, d, |_| ())?,
-                },
+                theta: frame.vector(digest("theta", &w.theta)?, |_| ())?,
             })
         }
         h::DownBody::Wait(w) => Down::Wait(wait(&w)?),
@@ -167,14 +163,10 @@ pub fn decode_down(frame: &Frame, theta_bytes: usize, known: Option<&Vector>) ->
 }
 
 fn body_length(frame: &Frame, expected: usize) -> Result<(), WireError> {
-    if frame.body.len() == expected {
+    if frame.body().len() == expected {
         return Ok(());
     }
-    Err(WireError::Body { expected, found: frame.body.len() })
-}
-
-fn vector(frame: &Frame, digest: Digest, look: impl FnMut(&[u8])) -> Result<Vector, WireError> {
-    Vector::verified(frame.body.clone(), digest, look).ok_or(WireError::Digest { what: "body" })
+    Err(WireError::Body { expected, found: frame.body().len() })
 }
 
 fn digest(field: &'static str, bytes: &Bytes) -> Result<Digest, WireError> {

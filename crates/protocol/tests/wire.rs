@@ -19,7 +19,7 @@ fn up(frame: &Frame) -> Result<Up, WireError> {
 }
 
 fn down(frame: &Frame) -> Result<Down, WireError> {
-    decode_down(frame, THETA, None)
+    decode_down(frame, THETA)
 }
 
 fn digests() -> impl Strategy<Value = Digest> {
@@ -124,20 +124,20 @@ fn sealed(header: &[u8], body: &[u8]) -> Frame {
     let digest = Digest::of(&[&head, header].concat());
     head.extend(digest.0);
     head.extend(header);
-    Frame { head: head.into(), body: Bytes::copy_from_slice(body) }
+    Frame::new(head.into(), Bytes::copy_from_slice(body))
 }
 
 /// The header bytes of an encoded message.
 fn header_of(frame: &Frame) -> Vec<u8> {
-    frame.head[PRELUDE..].to_vec()
+    frame.head()[PRELUDE..].to_vec()
 }
 
 fn flipped(frame: &Frame, bit: usize) -> Frame {
     let mut bytes = frame.to_vec();
     let at = bit / 8 % bytes.len();
     bytes[at] ^= 1 << (bit % 8);
-    let body = bytes.split_off(frame.head.len());
-    Frame { head: bytes.into(), body: body.into() }
+    let body = bytes.split_off(frame.head().len());
+    Frame::new(bytes.into(), body.into())
 }
 
 proptest! {
@@ -182,7 +182,7 @@ proptest! {
         head in prop::collection::vec(any::<u8>(), 0..200),
         body in prop::collection::vec(any::<u8>(), 0..40),
     ) {
-        let raw = Frame { head: head.clone().into(), body: body.clone().into() };
+        let raw = Frame::new(head.clone().into(), body.clone().into());
         prop_assert!(up(&raw).is_err());
         prop_assert!(down(&raw).is_err());
         let _ = Frame::split(head.clone().into());
@@ -200,7 +200,7 @@ proptest! {
         if header.is_empty() { return Ok(()); }
         let i = at.index(header.len());
         header[i] = value;
-        let forged = sealed(&header, &frame.body);
+        let forged = sealed(&header, frame.body());
         if let Ok(m) = up(&forged) {
             prop_assert_eq!(encode_up(&m), forged);
         }
@@ -279,7 +279,7 @@ fn every_rule_of_the_header_is_enforced() {
     for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         let mut h = header.clone();
         h[at..].copy_from_slice(&f64::to_le_bytes(bad));
-        let e = up(&sealed(&h, &frame.body)).unwrap_err();
+        let e = up(&sealed(&h, frame.body())).unwrap_err();
         assert!(matches!(e, WireError::Weight { .. }), "{bad}: {e}");
     }
 }
@@ -309,7 +309,7 @@ fn unknown_repeated_and_missing_fields_are_refused() {
 }
 
 #[test]
-fn a_body_that_was_verified_once_is_not_hashed_again() {
+fn a_body_is_hashed_unless_it_never_left_the_process() {
     let theta = theta(1.0);
     let work = Down::Work(Work {
         round: Round(0),
@@ -320,12 +320,13 @@ fn a_body_that_was_verified_once_is_not_hashed_again() {
         theta: theta.clone(),
     });
     let frame = encode_down(&work);
-    assert_eq!(decode_down(&frame, THETA, Some(&theta)), Ok(work));
-    // other memory with the same digest claimed is hashed
-    let mut body = frame.body.to_vec();
+    assert_eq!(down(&frame), Ok(work.clone()));
+    assert_eq!(down(&Frame::new(frame.head().clone(), frame.body().clone())), Ok(work));
+    // other bytes under the same head
+    let mut body = frame.body().to_vec();
     body[0] ^= 1;
-    let forged = Frame { body: body.into(), ..frame };
-    assert_eq!(decode_down(&forged, THETA, Some(&theta)), Err(WireError::Digest { what: "body" }));
+    let forged = Frame::new(frame.head().clone(), body.into());
+    assert_eq!(down(&forged), Err(WireError::Digest { what: "body" }));
 }
 
 /// Version 1 is these bytes. A change here is a new version.
@@ -357,7 +358,7 @@ fn version_1_is_pinned() {
         encode_down(&Down::Rejected(Rejection { code: Code::Outdated, detail: "late".into() })),
         encode_down(&Down::Done(Ending::Completed)),
     ];
-    let lengths: Vec<usize> = frames.iter().map(|f| f.head.len()).collect();
+    let lengths: Vec<usize> = frames.iter().map(|f| f.head().len()).collect();
     assert_eq!(lengths, PINNED_LENGTHS);
     let all: Vec<u8> = frames.iter().flat_map(Frame::to_vec).collect();
     assert_eq!(Digest::of(&all).to_hex(), PINNED);

@@ -1,6 +1,6 @@
 //! Faults of the wire, from a list of operations.
 //!
-//! Each fault strikes one client at the n-th message of one kind that it sends, so that a list of faults is a
+//! Whatever passes here is as if it had left the process: every digest is checked again at the other end. Each fault strikes one client at the n-th message of one kind that it sends, so that a list of faults is a
 //! test case that can be written down, shrunk and kept.
 
 use std::collections::BTreeMap;
@@ -98,6 +98,7 @@ impl<'a> Faults<'a> {
 
     /// One exchange over `inner`, with whatever befalls it.
     pub fn strike(&self, inner: &mut dyn Wire, from: ClientId, frame: Frame) -> Result<Frame, LinkError> {
+        let frame = carried(&frame);
         let on = match decode_up(&frame, self.update_bytes, |_| ()) {
             Ok(Up::Join { .. }) => On::Join,
             Ok(Up::Deliver(_)) => On::Deliver,
@@ -131,6 +132,7 @@ impl<'a> Faults<'a> {
             }
             _ => inner.exchange(from, frame)?,
         };
+        let answer = carried(&answer);
         self.remember(from, on, |m| m.reply = Some(answer.clone()));
         match kind {
             Some(Kind::DropReply) => Err(LinkError::Lost),
@@ -156,11 +158,14 @@ pub fn flip(frame: &Frame, bit: u64) -> Frame {
         copy[at] ^= 1 << (bit % 8);
         Bytes::from(copy)
     };
-    let mut out = frame.clone();
-    if at < frame.head.len() {
-        out.head = flip_in(&frame.head, at);
-    } else {
-        out.body = flip_in(&frame.body, at - frame.head.len());
+    let (head, body) = (frame.head(), frame.body());
+    match at.checked_sub(head.len()) {
+        None => Frame::new(flip_in(head, at), body.clone()),
+        Some(at) => Frame::new(head.clone(), flip_in(body, at)),
     }
-    out
+}
+
+/// `frame` as it comes out of a network: without what only this process knows of it.
+fn carried(frame: &Frame) -> Frame {
+    Frame::new(frame.head().clone(), frame.body().clone())
 }

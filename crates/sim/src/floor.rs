@@ -22,13 +22,6 @@ pub(crate) struct Peer {
     pub(crate) slots: Slots,
 }
 
-/// What one worker keeps from client to client.
-#[derive(Default)]
-struct Desk {
-    scratch: Vec<f32>,
-    known: Option<Vector>,
-}
-
 /// What the workers share.
 pub(crate) struct Floor<'a> {
     config: &'a Config,
@@ -36,8 +29,8 @@ pub(crate) struct Floor<'a> {
     meter: &'a Meter,
     faults: Option<&'a Faults<'a>>,
     peers: BTreeMap<ClientId, Mutex<Peer>>,
-    /// One per worker.
-    desks: Vec<Mutex<Desk>>,
+    /// One per worker: where parameters are put that cannot be read in place.
+    desks: Vec<Mutex<Vec<f32>>>,
     observer: Mutex<&'a mut dyn Observer>,
     stop: &'a AtomicBool,
 }
@@ -75,7 +68,7 @@ impl<'a> Floor<'a> {
         for (&id, peer) in &self.peers {
             let mut peer = peer.lock().unwrap_or_else(PoisonError::into_inner);
             let nothing = &mut Fails(None);
-            match self.session(id, &mut peer, nothing, &mut Desk::default()) {
+            match self.session(id, &mut peer, nothing, &mut Vec::new()) {
                 // unreachable clients are for the deadline to judge
                 Ok(_) | Err(ClientError::Unreachable { .. } | ClientError::Link(_)) => {}
                 Err(e) => return Err(e.into()),
@@ -89,7 +82,7 @@ impl<'a> Floor<'a> {
         id: ClientId,
         peer: &mut Peer,
         work: &mut dyn LocalWork,
-        desk: &mut Desk,
+        desk: &mut Vec<f32>,
     ) -> Result<Session, ClientError> {
         let mut direct = self.server;
         let mut faulty;
@@ -101,8 +94,8 @@ impl<'a> Floor<'a> {
             }
         };
         let theta_bytes = 4 * self.config.plan.schema().dim();
-        let mut link = Framed { id, wire, meter: self.meter, theta_bytes, known: &mut desk.known };
-        run_session(&mut peer.client, &mut link, work, &mut peer.slots, &mut desk.scratch)
+        let mut link = Framed { id, wire, meter: self.meter, theta_bytes };
+        run_session(&mut peer.client, &mut link, work, &mut peer.slots, desk)
     }
 
     /// One round: workers claim clients until none is left.
@@ -136,7 +129,7 @@ impl<'a> Floor<'a> {
         this: Round,
         id: ClientId,
         worker: usize,
-        desk: &mut Desk,
+        desk: &mut Vec<f32>,
     ) -> Outcome {
         let mut peer = self.peers[&id].lock().unwrap_or_else(PoisonError::into_inner);
         let mut work = workforce.hire(id, worker).unwrap_or_else(|e| Box::new(Fails(Some(e))));

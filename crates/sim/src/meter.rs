@@ -49,8 +49,8 @@ struct Counter {
 
 impl Counter {
     fn count(&self, f: &Frame) {
-        self.payload.fetch_add(f.body.len() as u64, Relaxed);
-        self.overhead.fetch_add(f.head.len() as u64, Relaxed);
+        self.payload.fetch_add(f.body().len() as u64, Relaxed);
+        self.overhead.fetch_add(f.head().len() as u64, Relaxed);
         self.messages.fetch_add(1, Relaxed);
     }
 

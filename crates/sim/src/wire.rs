@@ -1,4 +1,7 @@
 //! The in-process wire: frames go to a [`Server`] and answers come back; [`Framed`] makes a [`Link`] of it.
+//!
+//! Frames are passed by reference to the same memory: every message is encoded, measured and decoded, and every vector hashed
+//! once, where it is made. A wire that hands on other memory, as [`crate::Faults`] does, is checked against the digests.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -6,7 +9,6 @@ use antiphon_core::ClientId;
 use antiphon_protocol::wire::{decode_down, encode_down, encode_up};
 use antiphon_protocol::{
     Closing, Coordinator, Down, Effect, Ending, Event, Frame, Gate, Link, LinkError, Log, LogError, Up,
-    Vector,
 };
 
 use crate::{Clock, Meter};
@@ -27,9 +29,6 @@ pub struct Framed<'a> {
     pub meter: &'a Meter,
     /// Length of the parameters in bytes.
     pub theta_bytes: usize,
-    /// The parameters that this client's worker read last. In one process a broadcast is one piece of memory,
-    /// which a worker hashes once a round and not once a client.
-    pub known: &'a mut Option<Vector>,
 }
 
 impl std::fmt::Debug for Framed<'_> {
@@ -43,11 +42,7 @@ impl Link for Framed<'_> {
         let frame = encode_up(&up);
         self.meter.up(&frame);
         let answer = self.wire.exchange(self.id, frame)?;
-        let down = decode_down(&answer, self.theta_bytes, self.known.as_ref())?;
-        if let Down::Work(work) = &down {
-            *self.known = Some(work.theta.clone());
-        }
-        Ok(down)
+        Ok(decode_down(&answer, self.theta_bytes)?)
     }
 }
 
