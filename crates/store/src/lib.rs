@@ -34,6 +34,7 @@ mod log;
 mod metrics;
 mod publish;
 mod run;
+mod snapshot;
 
 pub use blob::BlobRef;
 pub use checkpoint::{Checkpoint, Restored};
@@ -44,3 +45,4 @@ pub use layout::Layout;
 pub use log::{Event, LogHead};
 pub use metrics::read_metrics;
 pub use run::{Resume, RunDir, Settings, StoredUpdate};
+pub use snapshot::Snapshot;
