@@ -23,13 +23,29 @@ use crate::spec::{Family, Spec};
 use crate::template::ChatTemplate;
 use crate::wiring::{LoraPair, Pooling, Task, Wiring};
 
-/// Element type of the tensors that come from the base.
+/// Element type of the tensors that are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
     /// As in the base's file; what was trained is rounded to it.
     Keep,
     /// binary32 everywhere.
     F32,
+    /// bfloat16 everywhere, rounded to nearest even.
+    Bf16,
+    /// binary16 everywhere, rounded to nearest even; values beyond 65504 become infinite.
+    F16,
+}
+
+impl Precision {
+    /// The one type that is written; `None` for that of each tensor.
+    fn dtype(self) -> Option<DType> {
+        match self {
+            Self::Keep => None,
+            Self::F32 => Some(DType::F32),
+            Self::Bf16 => Some(DType::Bf16),
+            Self::F16 => Some(DType::F16),
+        }
+    }
 }
 
 /// A model that cannot be written.
@@ -179,9 +195,10 @@ fn tensors<'a>(
             _ => wiring.live.get(&info.name).cloned(),
         };
         let found = base.source().get(&info.name);
-        let stored = match &found {
-            Some((FrozenData::Mapped { dtype, .. }, _)) if precision == Precision::Keep => *dtype,
-            _ => DType::F32,
+        let stored = match (precision.dtype(), &found) {
+            (Some(dtype), _) => dtype,
+            (None, Some((FrozenData::Mapped { dtype, .. }, _))) => *dtype,
+            (None, _) => DType::F32,
         };
         if let Some(range) = trained {
             let values = &theta[range];
@@ -278,9 +295,14 @@ fn config(base: &Base, about: &About, precision: Precision) -> Map<String, Value
         json.insert("problem_type".into(), json!("single_label_classification"));
         json.remove("num_labels");
     }
-    if precision == Precision::F32 {
+    if let Some(dtype) = precision.dtype() {
         let key = if json.contains_key("dtype") { "dtype" } else { "torch_dtype" };
-        json.insert(key.into(), json!("float32"));
+        let name = match dtype {
+            DType::F32 => "float32",
+            DType::Bf16 => "bfloat16",
+            DType::F16 => "float16",
+        };
+        json.insert(key.into(), json!(name));
     }
     json
 }
