@@ -3,7 +3,7 @@
 use antiphon_model::{Base, Mode, Proj, Role, Shape, Spec, Task, Wiring, tensors};
 
 /// Seconds of processor time of this process, all threads.
-pub fn cpu_seconds() -> f64 {
+pub(crate) fn cpu_seconds() -> f64 {
     // fields 14 and 15, in ticks; the name in field 2 may hold spaces, so count from its closing bracket
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
@@ -14,7 +14,7 @@ pub fn cpu_seconds() -> f64 {
 }
 
 /// Largest resident set so far; 0 where the system does not say.
-pub fn peak_rss_bytes() -> u64 {
+pub(crate) fn peak_rss_bytes() -> u64 {
     status_kib("VmHWM:") * 1024
 }
 
@@ -25,13 +25,13 @@ fn status_kib(key: &str) -> u64 {
 }
 
 /// Cores that this process may use.
-pub fn cores() -> usize {
+pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// Floating point operations of the matrix products and attention of one step: two per multiply-add. Backward costs one
 /// product for the gradient of the input where something below is trained, one for that of a live weight.
-pub fn step_flop(spec: &Spec, wiring: &Wiring, shape: Shape, mode: Mode, seq: usize) -> f64 {
+pub(crate) fn step_flop(spec: &Spec, wiring: &Wiring, shape: Shape, mode: Mode, seq: usize) -> f64 {
     let n = shape.tokens as f64;
     let train = mode == Mode::Train;
     let full = wiring.live.len() > 2 * spec.layers;
@@ -62,7 +62,7 @@ pub fn step_flop(spec: &Spec, wiring: &Wiring, shape: Shape, mode: Mode, seq: us
 }
 
 /// Scalars of the base model as `task` uses it.
-pub fn parameters(spec: &Spec, task: Task) -> u64 {
+pub(crate) fn parameters(spec: &Spec, task: Task) -> u64 {
     tensors(spec, task)
         .iter()
         .filter(|t| !matches!(t.role, Role::ClassHead(_)))
@@ -71,7 +71,7 @@ pub fn parameters(spec: &Spec, task: Task) -> u64 {
 }
 
 /// Bytes of the base's weights in memory: the mapped files, or the values made from a configuration.
-pub fn weight_bytes(base: &Base) -> u64 {
+pub(crate) fn weight_bytes(base: &Base) -> u64 {
     match base {
         Base::Checkpoint(c) => c.files().iter().map(|f| f.bytes().len() as u64).sum(),
         Base::Init { .. } => 4 * parameters(base.spec(), Task::CausalLm),

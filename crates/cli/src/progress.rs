@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 /// Where progress goes.
 #[derive(Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     plain: bool,
     /// Clients at work now, ascending: what the run waits for.
@@ -20,8 +20,7 @@ pub struct Progress {
 
 impl Progress {
     /// A bar over `rounds` in a terminal, lines elsewhere, nothing when `quiet`.
-    #[must_use]
-    pub fn new(rounds: u64, quiet: bool) -> Self {
+    pub(crate) fn new(rounds: u64, quiet: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let bar = (terminal && !quiet).then(|| {
             let bar = ProgressBar::new(rounds);
@@ -34,7 +33,7 @@ impl Progress {
     }
 
     /// Something that is neither a round nor a client.
-    pub fn stage(&self, text: &str) {
+    pub(crate) fn stage(&self, text: &str) {
         if let Some(bar) = &self.bar {
             bar.set_message(text.to_owned());
         } else if self.plain {
@@ -43,7 +42,7 @@ impl Progress {
     }
 
     /// A line that stays.
-    pub fn note(&self, text: &str) {
+    pub(crate) fn note(&self, text: &str) {
         if let Some(bar) = &self.bar {
             bar.suspend(|| eprintln!("{text}"));
         } else if self.plain {
@@ -52,7 +51,7 @@ impl Progress {
     }
 
     /// A client began its local work.
-    pub fn client_started(&self, client: u64) {
+    pub(crate) fn client_started(&self, client: u64) {
         self.update(|w| {
             let at = w.partition_point(|c| *c < client);
             w.insert(at, client);
@@ -60,7 +59,7 @@ impl Progress {
     }
 
     /// A client ended its local work.
-    pub fn client_done(&self, client: u64) {
+    pub(crate) fn client_done(&self, client: u64) {
         self.update(|w| w.retain(|c| *c != client));
     }
 
@@ -73,7 +72,7 @@ impl Progress {
     }
 
     /// A round is closed; `line` says how it went.
-    pub fn round_closed(&self, done: u64, rounds: u64, line: &str) {
+    pub(crate) fn round_closed(&self, done: u64, rounds: u64, line: &str) {
         if let Some(bar) = &self.bar {
             bar.set_position(done);
             bar.set_length(rounds);
@@ -86,7 +85,7 @@ impl Progress {
     }
 
     /// Removes the bar.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
@@ -108,8 +107,7 @@ fn waiting_for(clients: &[u64]) -> String {
 }
 
 /// `42 s`, `3 min 10 s`, `2 h 5 min`.
-#[must_use]
-pub fn seconds(s: f64) -> String {
+pub(crate) fn seconds(s: f64) -> String {
     let whole = s.round() as u64;
     match whole {
         0..=119 => format!("{whole} s"),
@@ -119,8 +117,7 @@ pub fn seconds(s: f64) -> String {
 }
 
 /// `512 B`, `9.0 kB`, `14.7 MB`: decimal units.
-#[must_use]
-pub fn bytes(n: u64) -> String {
+pub(crate) fn bytes(n: u64) -> String {
     let value = n as f64;
     match n {
         0..=999 => format!("{n} B"),

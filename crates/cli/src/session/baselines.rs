@@ -11,7 +11,6 @@ use std::time::Instant;
 use antiphon_algo::LocalWork;
 use antiphon_core::{ClientId, Round};
 use antiphon_data::Sequence;
-use antiphon_kernels::Cpu;
 use antiphon_report::{Baseline as Line, Baselines, LocalOnly, Metrics};
 use antiphon_tune::Client;
 

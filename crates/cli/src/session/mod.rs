@@ -12,13 +12,14 @@ mod tokens;
 mod work;
 
 use std::borrow::Cow;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use antiphon_algo::{Checked, factor_error};
 use antiphon_core::ClientId;
 use antiphon_kernels::{Backend, Cpu};
-use antiphon_model::adapter::About;
+use antiphon_model::adapter::{self, About, Adapter};
 use antiphon_model::{Base, Net, Shape, Spec, Task, Weights, Wiring};
 use antiphon_protocol::Policy;
 use antiphon_report::{DataReport, Truncation};
@@ -32,7 +33,7 @@ use crate::progress::Progress;
 use crate::runfile::{Loaded, RunFile};
 
 pub(crate) use clients::Person;
-pub(crate) use execute::{Outcome, execute, resume};
+pub(crate) use execute::{ClientState, Outcome, execute, resume};
 pub(crate) use finish::{finish, resumed_at};
 pub(crate) use personal::Personal;
 pub(crate) use recorder::{digest, unix_ms};
@@ -74,6 +75,16 @@ pub(crate) struct Session {
 impl Session {
     /// Reads the base, the data and everything the run file names, and refuses what does not fit.
     pub(crate) fn open(loaded: Loaded, progress: &Progress, stop: Arc<AtomicBool>) -> Result<Self, Failure> {
+        Self::open_with(loaded, None, progress, stop)
+    }
+
+    /// The same with the adapter in `trained` in place of what `[method]` says and of its first values.
+    pub(crate) fn open_with(
+        loaded: Loaded,
+        trained: Option<&Path>,
+        progress: &Progress,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Self, Failure> {
         let file = &loaded.settings;
         // settings that need neither model nor data fail first
         let recipe = recipe(file)?;
@@ -97,7 +108,11 @@ impl Session {
         let workers = if file.run.workers == 0 { machine::cores() } else { file.run.workers };
         let backend = Arc::new(Cpu::serial());
         let weights = Weights::load(&*backend, base.spec(), task, base.source()).fail(Kind::Model)?;
-        let wiring = Arc::new(method.wire(base.spec(), task).fail_at(Kind::Settings, "[method]")?);
+        let trained = trained.map(|dir| read_adapter(dir, &base, task, &gathered.labels)).transpose()?;
+        let wiring = match &trained {
+            Some(adapter) => Arc::new(adapter.wiring.clone()),
+            None => Arc::new(method.wire(base.spec(), task).fail_at(Kind::Settings, "[method]")?),
+        };
         let personal = Personal::of(file, &wiring)?;
         let prompt = wiring.prompt.as_ref().map_or(0, |p| p.tokens);
         let shape = shape(&recipe, &gathered.people, &gathered.common, prompt);
@@ -110,7 +125,10 @@ impl Session {
         let encode = |text: &str| tokens.plain(text);
         let start =
             Start { spec: base.spec(), base: base.source(), tokenize: Some(&encode), seed: file.run.seed };
-        let theta = method.init(&wiring, &start).fail_at(Kind::Settings, "[method]")?;
+        let theta = match trained {
+            Some(adapter) => adapter.theta,
+            None => method.init(&wiring, &start).fail_at(Kind::Settings, "[method]")?,
+        };
         let schema = personal.as_ref().map_or(&wiring.schema, |p| p.shared());
         let plan = aggregation.check(schema).fail_at(Kind::Settings, "[aggregation]")?;
         let policy = policy(file);
@@ -212,7 +230,22 @@ fn near(mut f: Failure) -> Failure {
     f
 }
 
-fn open_base(loaded: &Loaded) -> Result<Base, Failure> {
+/// An adapter that answers what the run file asks.
+fn read_adapter(dir: &Path, base: &Base, task: Task, labels: &[String]) -> Result<Adapter, Failure> {
+    let adapter = adapter::read(dir, base.spec()).fail(Kind::Model)?;
+    let About { task: found, labels: named, .. } = &adapter.about;
+    let differs = if *found != task {
+        format!("it was trained for {found:?}, the run file asks for {task:?}")
+    } else if !named.is_empty() && named != labels {
+        format!("its labels are {}, those of the data are {}", named.join(", "), labels.join(", "))
+    } else {
+        return Ok(adapter);
+    };
+    Err(Failure::new(Kind::Model, format_args!("{}: {differs}", dir.display())))
+}
+
+/// The base model that a run file names.
+pub(crate) fn open_base(loaded: &Loaded) -> Result<Base, Failure> {
     let name = &loaded.settings.model.base_model;
     let (prefix, path) = name.strip_prefix("init:").map_or(("", name.as_str()), |path| ("init:", path));
     let path = loaded.path(path);

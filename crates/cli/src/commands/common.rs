@@ -1,0 +1,93 @@
+//! What several commands share: models as the command line names them, and run directories that are only looked at.
+
+use std::path::{Path, PathBuf};
+
+use antiphon_model::adapter::{self, Adapter};
+use antiphon_model::export::read_head;
+use antiphon_model::{Base, Tokenizer};
+use antiphon_store::{Layout, Snapshot};
+
+use crate::error::{Fail, Failure, Kind};
+use crate::runfile::{self, Loaded};
+use crate::session::{Tokens, open_base};
+
+/// A model that somebody named: a Hugging Face directory, or a run directory.
+pub(super) struct Named {
+    pub(super) base: Base,
+    /// What stands on it: an adapter, the head of a classification checkpoint, or nothing.
+    pub(super) adapter: Option<Adapter>,
+    /// The run file, for a run directory.
+    pub(super) run: Option<Loaded>,
+}
+
+impl Named {
+    /// The tokenizer, with the chat template that the run chose.
+    pub(super) fn tokenizer(&self) -> Result<Tokenizer, Failure> {
+        if let Some(run) = &self.run {
+            return Tokens::open(&self.base, &run.settings).map(|t| t.0);
+        }
+        let tokenizer = Tokenizer::open(self.base.dir(), Some(self.base.config())).fail(Kind::Model)?;
+        tokenizer.fits(self.base.spec().vocab).fail(Kind::Model)?;
+        Ok(tokenizer)
+    }
+}
+
+/// Whether `path` looks like a run directory.
+pub(super) fn is_run(path: &Path) -> bool {
+    let layout = Layout::new(path);
+    layout.run_file().is_file() && layout.log().is_file()
+}
+
+/// Opens what `model` names, with the adapter in `adapter` instead of its own.
+pub(super) fn open(model: &Path, adapter: Option<&Path>) -> Result<Named, Failure> {
+    let run = if is_run(model) { Some(look(model)?.1) } else { None };
+    let latest = Layout::new(model).latest();
+    let tuned_whole = latest.join("config.json").is_file();
+    let base = match &run {
+        Some(_) if adapter.is_none() && tuned_whole => checkpoint(&latest)?,
+        Some(loaded) => open_base(loaded)?,
+        None => checkpoint(model)?,
+    };
+    let own = match (adapter, &run) {
+        (Some(dir), _) => Some(dir.to_owned()),
+        (None, Some(_)) if !tuned_whole => Some(published(model, latest)?),
+        (None, _) => None,
+    };
+    let adapter = match (own, &base) {
+        (Some(dir), _) => Some(adapter::read(&dir, base.spec()).fail(Kind::Model)?),
+        (None, Base::Checkpoint(c)) => read_head(c).fail(Kind::Model)?,
+        (None, Base::Init { .. }) => None,
+    };
+    Ok(Named { base, adapter, run })
+}
+
+fn checkpoint(dir: &Path) -> Result<Base, Failure> {
+    Base::open(&dir.display().to_string(), 0).fail(Kind::Model)
+}
+
+/// `latest/` of a run, which is there once the run has ended.
+fn published(run: &Path, latest: PathBuf) -> Result<PathBuf, Failure> {
+    if latest.join("adapter_config.json").is_file() {
+        return Ok(latest);
+    }
+    Err(Failure::new(
+        Kind::RunDir,
+        format_args!(
+            "{}: the run has written no model yet; it does so after its last round: antiphon resume {0}",
+            run.display()
+        ),
+    ))
+}
+
+/// A run directory and its run file, without taking the run.
+pub(super) fn look(dir: &Path) -> Result<(Snapshot, Loaded), Failure> {
+    let snapshot = Snapshot::read(dir).fail(Kind::RunDir)?;
+    let place = snapshot.layout().run_file().display().to_string();
+    let loaded = runfile::parse(&snapshot.run_toml, &place, &[], directory(&snapshot.meta), "run")?;
+    Ok((snapshot, loaded))
+}
+
+/// Where relative paths of a run's file start.
+pub(super) fn directory(meta: &serde_json::Value) -> PathBuf {
+    PathBuf::from(meta.get("directory").and_then(serde_json::Value::as_str).unwrap_or_default())
+}

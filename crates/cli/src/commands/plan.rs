@@ -1,0 +1,120 @@
+//! `antiphon plan`: what a run costs, before it runs.
+#![allow(clippy::print_stdout, reason = "the result of the command")]
+
+use std::fmt::Write as _;
+
+use antiphon_report::format::{bytes, count, seconds, short};
+use serde_json::json;
+
+use crate::args::RunFile;
+use crate::error::{Fail, Failure, Kind};
+use crate::prediction::Prediction;
+use crate::progress::Progress;
+use crate::runfile;
+use crate::session::Session;
+
+/// Clients that are listed one by one.
+const LISTED: usize = 12;
+
+pub(super) fn run(a: &RunFile, quiet: bool, json: bool) -> Result<(), Failure> {
+    let loaded = runfile::load(&a.file, &a.overrides)?;
+    let session = Session::open(loaded, &Progress::new(0, quiet), Default::default())?;
+    let prediction = Prediction::of(&session);
+    if json {
+        let value = json!({
+            "prediction": prediction,
+            "clients": session.people.len(),
+            "rounds": session.policy.num_rounds,
+            "aggregation": session.plan.describe(),
+            "data": session.data,
+            "truncation": session.truncation,
+            "notes": session.notes,
+        });
+        println!("{}", serde_json::to_string(&value).fail(Kind::Internal)?);
+        return Ok(());
+    }
+    print!("{}", text(&session, &prediction));
+    Ok(())
+}
+
+/// The plan for people.
+pub(super) fn text(session: &Session, p: &Prediction) -> String {
+    let file = session.file();
+    let rounds = u64::from(session.policy.num_rounds);
+    let share = 100.0 * p.trainable as f64 / p.parameters as f64;
+    let total = rounds * (p.bytes_up_per_round + p.bytes_down_per_round);
+    let payload = 100.0 * p.payload_per_round as f64 / (p.bytes_up_per_round + p.bytes_down_per_round) as f64;
+    let steps: Vec<u32> = session.people.iter().map(|c| session.local_steps(c)).collect();
+    let (least, most) = (steps.iter().min().unwrap_or(&0), steps.iter().max().unwrap_or(&0));
+    let span = if least == most { most.to_string() } else { format!("{least} to {most}") };
+    let personal =
+        if p.personal > 0 { format!(", {} of them personal", count(p.personal)) } else { String::new() };
+    let rows = [
+        ("model", format!("{}, {} parameters", file.model.base_model, count(p.parameters))),
+        ("trained", format!("{} ({share:.2} %) by {}{personal}", count(p.trainable), session.method.id())),
+        ("federation", format!("{} clients, {} in each of {rounds} rounds", session.people.len(), p.cohort)),
+        ("aggregation", session.plan.describe().trim().replace('\n', " → ")),
+        ("local work", format!("{span} steps of {} sequences", session.tuning.recipe().batch_size())),
+        (
+            "up",
+            format!(
+                "{} a round, exactly ({} bytes)",
+                bytes(p.bytes_up_per_round as f64),
+                count(p.bytes_up_per_round)
+            ),
+        ),
+        (
+            "down",
+            format!(
+                "{} a round, exactly ({} bytes)",
+                bytes(p.bytes_down_per_round as f64),
+                count(p.bytes_down_per_round)
+            ),
+        ),
+        ("in all", format!("{}; {payload:.2} % of it is coordinates", bytes(total as f64))),
+        ("activations", format!("{} for a client at work", bytes(p.activation_bytes as f64))),
+        ("memory", format!("about {} with {} workers", bytes(p.memory_bytes as f64), session.workers)),
+        (
+            "work",
+            format!(
+                "{}FLOP of local training; this machine does {}FLOP/s",
+                short(p.flop).trim_end_matches(' ').to_owned() + " ",
+                short(p.flops_per_second).to_owned() + " "
+            ),
+        ),
+        ("time", format!("about {} without evaluation", seconds(p.seconds))),
+    ];
+    let mut out = String::new();
+    for (name, value) in rows {
+        let _ = writeln!(out, "{name:<13}{value}");
+    }
+    out += &partition(session);
+    for note in &session.notes {
+        let _ = writeln!(out, "note         {note}");
+    }
+    out
+}
+
+/// Who holds how much.
+fn partition(session: &Session) -> String {
+    let data = &session.data;
+    let mut out = format!("partition    {}\n", data.partitioner);
+    let largest = data.clients.iter().map(|c| c.train).max().unwrap_or(0);
+    let smallest = data.clients.iter().map(|c| c.train).min().unwrap_or(0);
+    let _ = writeln!(out, "             {smallest} to {largest} training examples a client");
+    for (name, value) in &data.divergence {
+        let _ = writeln!(out, "             {name} {value:.3}");
+    }
+    let width = data.clients.iter().take(LISTED).map(|c| c.name.chars().count()).max().unwrap_or(0);
+    for c in data.clients.iter().take(LISTED) {
+        let _ = writeln!(
+            out,
+            "  {:>9}  {:<width$}  train {:>6}  validation {:>5}  test {:>5}",
+            c.client.0, c.name, c.train, c.validation, c.test
+        );
+    }
+    if data.clients.len() > LISTED {
+        let _ = writeln!(out, "             and {} more", data.clients.len() - LISTED);
+    }
+    out
+}
