@@ -18,6 +18,11 @@ pub(crate) fn peak_rss_bytes() -> u64 {
     status_kib("VmHWM:") * 1024
 }
 
+/// Resident set now; 0 where the system does not say.
+pub(crate) fn rss_bytes() -> u64 {
+    status_kib("VmRSS:") * 1024
+}
+
 fn status_kib(key: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix(key));

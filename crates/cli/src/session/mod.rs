@@ -36,7 +36,7 @@ pub(crate) use clients::Person;
 pub(crate) use execute::{ClientState, Outcome, execute, resume};
 pub(crate) use finish::{finish, resumed_at};
 pub(crate) use personal::Personal;
-pub(crate) use recorder::{digest, unix_ms};
+pub(crate) use recorder::{Events, Shared, digest, unix_ms};
 pub(crate) use tokens::Tokens;
 pub(crate) use work::Crew;
 

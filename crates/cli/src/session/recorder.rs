@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use antiphon_core::{ClientId, Digest};
-use antiphon_protocol::{Log, LogError, Record};
+use antiphon_protocol::{Log, LogError, Record, Vector, What};
 use antiphon_report::{ClientRecord, ClientStatus, RoundRecord, Traffic, UpdateSpread};
 use antiphon_sim::{ClientDone, Observer, Outcome, RoundClosed, RoundFailed, RoundStarted};
 use antiphon_store::{Checkpoint, RunDir};
@@ -33,6 +33,21 @@ impl Log for Events<'_> {
     fn append(&mut self, record: &Record) -> Result<(), LogError> {
         let mut dir = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         dir.record(unix_ms(), "protocol", record).map_err(|e| LogError(Box::new(e)))
+    }
+
+    /// In a durable run the bytes are on the disk, with every record so far, when this returns.
+    fn append_update(&mut self, record: &Record, update: &Vector) -> Result<(), LogError> {
+        self.append(record)?;
+        let mut dir = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let What::Accepted { client, digest, .. } = &record.what else { return Ok(()) };
+        if !dir.settings().durable {
+            return Ok(());
+        }
+        // in another attempt at a round its first bytes count, and the record must be kept all the same
+        let kept = dir
+            .put_update(unix_ms(), *client, update.bytes(), *digest)
+            .and_then(|new| if new { Ok(()) } else { dir.commit() });
+        kept.map_err(|e| LogError(Box::new(e)))
     }
 }
 

@@ -1,5 +1,8 @@
 //! `antiphon bench`: measurements of this machine and this program, always beside what they are compared with.
 
+mod clients;
+mod gemm;
+mod round;
 mod step;
 
 use serde::Serialize;
@@ -10,7 +13,16 @@ use crate::error::Failure;
 pub(super) fn run(a: &Bench, json: bool) -> Result<(), Failure> {
     match &a.what {
         BenchWhat::Step(a) => show(&step::run(a)?, json),
-        _ => Err(Failure::new(crate::error::Kind::Usage, "not yet")),
+        BenchWhat::Round(a) => show(&round::run(a)?, json),
+        BenchWhat::Clients(a) => show(&clients::run(a)?, json),
+        BenchWhat::Gemm(a) => {
+            let report = gemm::run(a)?;
+            if json {
+                return show(&report, true);
+            }
+            gemm::show(&report);
+            Ok(())
+        }
     }
 }
 
@@ -22,7 +34,7 @@ fn show(report: &impl Serialize, json: bool) -> Result<(), Failure> {
         println!("{value}");
     } else if let Some(fields) = value.as_object() {
         for (key, value) in fields {
-            println!("{key:>16}  {value}");
+            println!("{key:>20}  {value}");
         }
     }
     Ok(())
