@@ -132,7 +132,8 @@ pub(crate) fn execute(
             workers: session.workers,
             call_attempts: 1,
             restarts: 0,
-            keep_updates: true,
+            // only the error of averaging factors needs the updates themselves
+            keep_updates: !session.wiring.lora.is_empty(),
         },
         server: antiphon_algo::server_step(&session.file().server).fail(Kind::Settings)?,
         noise: None,

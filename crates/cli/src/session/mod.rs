@@ -16,14 +16,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use antiphon_algo::{Checked, factor_error};
+use antiphon_algo::Checked;
 use antiphon_core::ClientId;
 use antiphon_kernels::{Backend, Cpu};
 use antiphon_model::adapter::{self, About, Adapter};
 use antiphon_model::{Base, Net, Shape, Spec, Task, Weights, Wiring};
 use antiphon_protocol::Policy;
 use antiphon_report::{DataReport, Truncation};
-use antiphon_sim::RoundClosed;
 use antiphon_tune::method::{self, Start};
 use antiphon_tune::{Method, Recipe, Tuning, objective, optim, step_shape};
 
@@ -207,20 +206,6 @@ impl Session {
             None => shared.into(),
             Some(p) => p.whole(client, shared, &self.theta).into(),
         }
-    }
-
-    /// ‖mean(BA) − mean(B)·mean(A)‖ / ‖mean(BA)‖ of a round.
-    pub(crate) fn factor_error(&self, closed: &RoundClosed<'_>) -> Option<f64> {
-        let mut scratch = Vec::new();
-        let start = closed.start.reals(&mut scratch);
-        let deltas: Vec<(f64, Vec<f32>)> = closed
-            .contributions
-            .iter()
-            .filter_map(|c| Some((closed.plan.counts(c.weight), closed.plan.alone(c.update.as_ref()?)?)))
-            .collect();
-        let updates: Vec<(f64, &[f32])> = deltas.iter().map(|(w, d)| (*w, d.as_slice())).collect();
-        let error = factor_error(closed.plan.schema(), start, &updates, self.workers).ok()??;
-        Some(error.overall)
     }
 }
 

@@ -96,10 +96,7 @@ impl<'a> Recorder<'a> {
                 },
                 examples: counted.map(|c| c.weight.get() as u64),
                 train_loss: metric("train_loss"),
-                update_norm: counted
-                    .and_then(|c| c.update.as_ref())
-                    .and_then(|u| closed.plan.alone(u))
-                    .map(|v| norm(&v)),
+                update_norm: counted.and_then(|c| c.norm),
                 seconds: took.get(&client).map(|t| t.seconds),
                 tokens: metric("train_rows").map(|n| n as u64),
                 bytes_up: None,
@@ -145,7 +142,7 @@ impl<'a> Recorder<'a> {
             eval,
             traffic: Some(traffic),
             spread: UpdateSpread::from_norms(&norms, norm(closed.delta)),
-            factor_error: session.factor_error(closed),
+            factor_error: closed.factor_error(session.workers).map(|e| e.overall),
             step_norm: Some(step_norm(closed)),
             wall_seconds: Some(wall),
             eval_seconds,
