@@ -201,6 +201,19 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the operating system is to blame, not what the directory holds.
+    #[must_use]
+    pub fn is_io(&self) -> bool {
+        use rusqlite::ErrorCode::{CannotOpen, ReadOnly, SystemIoFailure};
+        match self {
+            Self::Io { .. } | Self::DiskFull { .. } | Self::Stopped { .. } => true,
+            Self::Sqlite { source, .. } => {
+                matches!(source.sqlite_error_code(), Some(CannotOpen | ReadOnly | SystemIoFailure))
+            }
+            _ => false,
+        }
+    }
+
     /// Wraps an I/O error; `needed` are the bytes that were to be written, for a full disk.
     pub(crate) fn io(doing: &'static str, path: &Path, needed: u64, source: io::Error) -> Self {
         match source.kind() {

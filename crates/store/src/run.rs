@@ -141,7 +141,8 @@ impl RunDir {
     }
 
     /// Takes up the run in `path` after its last closed round, verifying the log and the checkpoint it
-    /// starts from and removing what a kill left unfinished.
+    /// starts from and removing what a kill left unfinished. That it was resumed is logged with the next
+    /// commit, so that a caller who finds nothing to do leaves the log as it was.
     pub fn resume(path: &Path, now_unix_ms: u64) -> Result<(Self, Resume), StoreError> {
         Self::resume_with(path, now_unix_ms, None)
     }
@@ -189,9 +190,10 @@ impl RunDir {
         if skipped.is_empty() {
             run.record(now_unix_ms, "resumed", &Rewound { next })?;
         } else {
+            // what follows removes the rounds that are done again
             run.record(now_unix_ms, "rewound", &Rewound { next })?;
+            run.log.commit()?;
         }
-        run.log.commit()?;
         run.metrics.keep_before(next, &run.disk)?;
         run.prune(BTreeSet::new())?;
         run.sweep()?;
