@@ -1,7 +1,12 @@
 //! What a user sees when something cannot be done, and the exit code a script sees.
 
 use std::fmt;
+use std::fmt::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
+
+use antiphon_core::nearest;
+use antiphon_store::StoreError;
 
 /// The kinds of failure, each with its exit code. The codes are stable; `docs/cli.md` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +95,23 @@ impl Failure {
         Self { kind, message: message.to_string() }
     }
 
+    /// Adds the nearest name beside `path`, where `path` does not exist and some name is near.
+    #[must_use]
+    pub fn with_near_path(mut self, path: &Path) -> Self {
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if let (false, Some(name), Ok(entries)) =
+            (path.exists(), path.file_name().and_then(|n| n.to_str()), std::fs::read_dir(parent))
+        {
+            let mut names: Vec<String> =
+                entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
+            names.sort_unstable();
+            if let Some(near) = nearest(name, names.iter().map(String::as_str)) {
+                let _ = write!(self.message, " (did you mean `{near}`?)");
+            }
+        }
+        self
+    }
+
     /// The exit code as the process returns it.
     #[must_use]
     pub fn exit(&self) -> ExitCode {
@@ -120,6 +142,11 @@ impl<T, E: std::error::Error> Fail<T> for Result<T, E> {
     fn fail_at(self, kind: Kind, place: impl fmt::Display) -> Result<T, Failure> {
         self.map_err(|e| Failure::new(kind, format_args!("{place}: {}", chain(&e))))
     }
+}
+
+/// A full disk and a refused write are not the run directory's fault.
+pub fn store(error: &StoreError) -> Failure {
+    Failure::new(if error.is_io() { Kind::Storage } else { Kind::RunDir }, chain(error))
 }
 
 /// An error with its causes, each once.

@@ -7,6 +7,7 @@ pub mod catalogue;
 mod commands;
 pub mod error;
 mod machine;
+pub mod place;
 mod prediction;
 mod progress;
 pub mod runfile;

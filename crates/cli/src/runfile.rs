@@ -3,13 +3,12 @@
 //! Precedence: defaults < file < `KEY=VALUE` on the command line. Every section is the settings struct of the crate that
 //! owns it; here they are only put side by side. Paths are relative to the run file.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use antiphon_core::nearest;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Failure, Kind};
+use crate::place::{Source, plain};
 
 /// A whole run file.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -70,7 +69,7 @@ pub struct RunSettings {
     pub workers: usize,
     /// Sync every update to disk before it is acknowledged: nothing acknowledged is lost to a power failure.
     pub durable: bool,
-    /// Checkpoints of the last rounds to keep, besides the newest.
+    /// Checkpoints to keep besides the newest, of the rounds before it.
     pub keep_checkpoints: u32,
 }
 
@@ -167,6 +166,8 @@ pub struct Loaded {
     pub settings: RunFile,
     /// Where relative paths start.
     pub dir: PathBuf,
+    /// Its text, to point at.
+    pub source: Source,
 }
 
 impl Loaded {
@@ -184,11 +185,20 @@ impl Loaded {
 
 /// Reads `path` and applies `overrides`.
 pub fn load(path: &Path, overrides: &[String]) -> Result<Loaded, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|e| {
-        let hint = if path.is_dir() { "; it is a folder: a run file is a TOML file" } else { "" };
-        Failure::new(Kind::Settings, format_args!("cannot read run file {}: {e}{hint}", path.display()))
-    })?;
     let name = path.display().to_string();
+    let bytes = std::fs::read(path).map_err(|e| {
+        let hint = if path.is_dir() { "; it is a folder: a run file is a TOML file" } else { "" };
+        Failure::new(Kind::Settings, format_args!("cannot read run file {name}: {e}{hint}"))
+            .with_near_path(path)
+    })?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let (at, bytes) = (e.utf8_error().valid_up_to(), e.as_bytes());
+        let line = 1 + bytes[..at].iter().filter(|b| **b == b'\n').count();
+        Failure::new(
+            Kind::Settings,
+            format_args!("{name}:{line}: byte 0x{:02x} is not UTF-8; a run file is TOML in UTF-8", bytes[at]),
+        )
+    })?;
     let dir = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
     let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     parse(&text, &name, overrides, dir, &stem)
@@ -202,21 +212,44 @@ pub fn parse(
     dir: PathBuf,
     stem: &str,
 ) -> Result<Loaded, Failure> {
-    let mut table: toml::Table = text.parse().map_err(|e| explain(&e, name, text))?;
-    // typed once without overrides, so that an error in the file still has its line
-    if overrides.is_empty() {
-        toml::from_str::<RunFile>(text).map_err(|e| explain(&e, name, text))?;
-    }
-    for item in overrides {
-        set(&mut table, item)?;
-    }
-    let mut settings = RunFile::deserialize(table).map_err(|e| explain(&e, name, ""))?;
+    let source = Source::new(name, text, overrides);
+    let file: toml::Table = text.parse().map_err(|e| source.explain(&e))?;
+    let table = overridden(&file, overrides.iter())?;
+    let mut settings = RunFile::deserialize(table).map_err(|e| match culprit(&file, overrides) {
+        Some(item) => Failure::new(Kind::Settings, format_args!("override `{item}`: {}", plain(e.message()))),
+        // once more from the text, so that the error has its line
+        None => source.explain(&toml::from_str::<RunFile>(text).err().unwrap_or(e)),
+    })?;
     if settings.run.name.is_empty() {
         stem.clone_into(&mut settings.run.name);
     }
     check(&settings, name)?;
-    Ok(Loaded { settings, dir })
+    Ok(Loaded { settings, dir, source })
 }
+
+/// `file` with every item in it.
+fn overridden<'a>(
+    file: &toml::Table,
+    items: impl Iterator<Item = &'a String>,
+) -> Result<toml::Table, Failure> {
+    let mut table = file.clone();
+    for item in items {
+        set(&mut table, item)?;
+    }
+    Ok(table)
+}
+
+/// The override without which the file could be read.
+fn culprit<'a>(file: &toml::Table, overrides: &'a [String]) -> Option<&'a String> {
+    overrides.iter().enumerate().find_map(|(i, item)| {
+        let others = overrides.iter().enumerate().filter(|(k, _)| *k != i).map(|(_, other)| other);
+        let without = overridden(file, others).ok()?;
+        RunFile::deserialize(without).is_ok().then_some(item)
+    })
+}
+
+/// More threads than any machine has cores only take memory.
+const MOST_WORKERS: usize = 1024;
 
 /// Values that are of the right type and still make no sense.
 fn check(s: &RunFile, name: &str) -> Result<(), Failure> {
@@ -232,6 +265,9 @@ fn check(s: &RunFile, name: &str) -> Result<(), Failure> {
     }
     if f.min_clients == 0 {
         return refuse("federation.min_clients", &0, "at least 1");
+    }
+    if s.run.workers > MOST_WORKERS {
+        return refuse("run.workers", &s.run.workers, &format!("0 (one per core) to {MOST_WORKERS}"));
     }
     if s.run.name.is_empty() || s.run.name.contains(['/', '\\', '\0']) || s.run.name.starts_with('.') {
         return refuse("run.name", &format_args!("`{}`", s.run.name), "a name that can be part of a path");
@@ -265,35 +301,4 @@ fn set(table: &mut toml::Table, item: &str) -> Result<(), Failure> {
     }
     here.insert(last.to_owned(), value);
     Ok(())
-}
-
-/// A TOML error with file, line, the line itself, and the nearest known key.
-fn explain(error: &toml::de::Error, name: &str, text: &str) -> Failure {
-    let mut message = name.to_owned();
-    if let Some(span) = error.span().filter(|s| s.start < text.len()) {
-        let before = &text[..span.start];
-        let line = before.matches('\n').count();
-        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-        let _ = write!(message, ":{}:{column}", line + 1);
-        let _ = write!(message, ": {}", suggest(error.message()));
-        if let Some(source) = text.lines().nth(line) {
-            let _ = write!(message, "\n  {} | {source}", line + 1);
-        }
-    } else {
-        let _ = write!(message, ": {}", suggest(error.message()));
-    }
-    Failure::new(Kind::Settings, message)
-}
-
-/// Adds the nearest known name to serde's "unknown field" message.
-pub fn suggest(message: &str) -> String {
-    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    let unknown = message.contains("unknown field") || message.contains("unknown variant");
-    match quoted.split_first() {
-        Some((word, known)) if unknown => match nearest(word, known.iter().copied()) {
-            Some(near) => format!("{message} (did you mean `{near}`?)"),
-            None => message.to_owned(),
-        },
-        _ => message.to_owned(),
-    }
 }

@@ -7,15 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use antiphon_core::Round;
 use antiphon_kernels::Cpu;
 use antiphon_report::terminal;
 use antiphon_sim::Start;
-use antiphon_store::{RunDir, Settings, diff};
+use antiphon_store::{Resume, RunDir, Settings, diff};
 use antiphon_tune::Client;
 use serde_json::json;
 
-use crate::args::{Resume, Run};
-use crate::error::{Fail, Failure, Kind};
+use crate::args::{self, Run};
+use crate::error::{Fail, Failure, Kind, store};
 use crate::prediction::Prediction;
 use crate::progress::Progress;
 use crate::runfile::{self, Loaded};
@@ -36,6 +37,12 @@ pub(super) fn run(a: &Run, quiet: bool, json: bool) -> Result<(), Failure> {
             ),
         ));
     }
+    if out.exists() && !out.is_dir() {
+        return Err(Failure::new(
+            Kind::RunDir,
+            format_args!("{} is a file; --out names the folder to make", out.display()),
+        ));
+    }
     let session = Session::open(loaded, &progress, stop_on_interrupt()?)?;
     for note in &session.notes {
         progress.note(note);
@@ -43,7 +50,7 @@ pub(super) fn run(a: &Run, quiet: bool, json: bool) -> Result<(), Failure> {
     let predicted = Prediction::of(&session);
     let settings = Settings {
         durable: session.file().run.durable,
-        keep_last: NonZeroU32::new(session.file().run.keep_checkpoints).unwrap_or(NonZeroU32::MIN),
+        keep_last: NonZeroU32::MIN.saturating_add(session.file().run.keep_checkpoints),
         keep_every: None,
     };
     let meta = json!({
@@ -53,9 +60,18 @@ pub(super) fn run(a: &Run, quiet: bool, json: bool) -> Result<(), Failure> {
         "antiphon": env!("CARGO_PKG_VERSION"),
     });
     let resolved = session.loaded.resolved()?;
-    let dir = RunDir::create(&out, &resolved, &meta, settings, unix_ms()).fail(Kind::RunDir)?;
     let start = Start::fresh(session.shared_theta());
     let crew = crew(&session)?;
+    // from here on something is written: whatever can be refused has been
+    let fresh = !out.exists();
+    let dir = RunDir::create(&out, &resolved, &meta, settings, unix_ms()).map_err(|e| {
+        let failure = store(&e);
+        if fresh && failure.kind == Kind::Storage {
+            // nothing half-written; the failure that matters is the first
+            let _ = std::fs::remove_dir_all(&out);
+        }
+        failure
+    })?;
     rounds(
         &Job {
             session: &session,
@@ -119,16 +135,21 @@ fn rounds(job: &Job<'_>, crew: Vec<Client<Cpu>>, start: Start, dir: RunDir) -> R
 }
 
 /// Continues a run.
-pub(super) fn resume(a: &Resume, quiet: bool, json: bool) -> Result<(), Failure> {
+pub(super) fn resume(a: &args::Resume, quiet: bool, json: bool) -> Result<(), Failure> {
     let begun = Instant::now();
-    let (dir, from) = RunDir::resume(&a.dir, unix_ms()).fail(Kind::RunDir)?;
+    let (mut dir, from) = RunDir::resume(&a.dir, unix_ms()).map_err(|e| store(&e))?;
     let place = a.dir.join("run.toml").display().to_string();
-    let meta = |key: &str| dir.meta().get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
+    let recorded = dir.meta().clone();
+    let meta = |key: &str| recorded.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
     let base = PathBuf::from(meta("directory"));
     if let Some(file) = &a.file {
         refuse_changes(dir.run_toml(), file)?;
     }
     let loaded = runfile::parse(dir.run_toml(), &place, &[], base, "run")?;
+    if finished(&dir, &from, loaded.settings.federation.num_rounds) {
+        return show_finished(&dir, loaded.settings.federation.num_rounds, quiet, json);
+    }
+    dir.commit().map_err(|e| store(&e))?;
     let progress = Progress::new(u64::from(loaded.settings.federation.num_rounds), quiet);
     for (round, error) in &from.skipped {
         progress.note(&format!("{round} is done again: {error}"));
@@ -172,19 +193,62 @@ pub(super) fn resume(a: &Resume, quiet: bool, json: bool) -> Result<(), Failure>
     rounds(&job, crew, start, dir)
 }
 
+/// Whether the last round is closed and everything that a run leaves is written.
+fn finished(dir: &RunDir, from: &Resume, num_rounds: u32) -> bool {
+    let last = num_rounds.checked_sub(1).map(Round);
+    // the row is written after the report, which is the last file
+    let published = from.events.iter().rev().find(|e| e.kind == "published");
+    let of_the_last =
+        published.is_some_and(|e| serde_json::from_str::<Option<Round>>(&e.json).is_ok_and(|r| r == last));
+    let layout = dir.layout();
+    let files = [layout.summary(), layout.report(), layout.latest()];
+    from.next.0 >= num_rounds && of_the_last && files.iter().all(|f| f.exists())
+}
+
+/// Says that there is nothing to do, and where the results are.
+#[allow(clippy::print_stderr, reason = "the terminal is the binary's")]
+fn show_finished(dir: &RunDir, num_rounds: u32, quiet: bool, json: bool) -> Result<(), Failure> {
+    let layout = dir.layout();
+    if !quiet {
+        eprintln!(
+            "{} is finished: all {num_rounds} rounds are done; nothing was changed",
+            layout.root().display()
+        );
+    }
+    if json {
+        let path = layout.summary();
+        let text = std::fs::read_to_string(&path).fail_at(Kind::Storage, path.display())?;
+        let summary: serde_json::Value = serde_json::from_str(&text).fail_at(Kind::RunDir, path.display())?;
+        println!("{summary}");
+    } else {
+        println!("report   {}", layout.report().display());
+        println!("model    {}", layout.latest().display());
+    }
+    Ok(())
+}
+
 /// Every client of the session, before its first round.
 fn crew(session: &Session) -> Result<Vec<Client<Cpu>>, Failure> {
     let client = |p: &session::Person| {
         Client::new(Arc::clone(&session.tuning), p.id, Arc::clone(&p.train.sequences), p.train.examples)
+            .fail_at(Kind::Data, format_args!("`{}`", p.name))
     };
-    session.people.iter().map(client).collect::<Result<_, _>>().fail(Kind::Data)
+    session.people.iter().map(client).collect()
 }
 
 /// Errors with the list of differences between the run's own file and `file`.
 fn refuse_changes(own: &str, file: &Path) -> Result<(), Failure> {
-    let given = runfile::load(file, &[])?.resolved()?;
     let table = |text: &str| text.parse::<toml::Table>().fail(Kind::RunDir);
-    let changes = diff(&table(own)?, &table(&given)?);
+    let (own, mut given) = (table(own)?, table(&runfile::load(file, &[])?.resolved()?)?);
+    let name = |t: &toml::Table| t.get("run").and_then(|run| run.get("name")).cloned();
+    if let (Some(unnamed), Some(run), Some(first)) =
+        (file.file_stem(), given.get_mut("run").and_then(toml::Value::as_table_mut), name(&own))
+        && run.get("name").and_then(toml::Value::as_str) == unnamed.to_str()
+    {
+        // named after the file, which may be called otherwise now
+        run.insert("name".to_owned(), first);
+    }
+    let changes = diff(&own, &given);
     if changes.is_empty() {
         return Ok(());
     }

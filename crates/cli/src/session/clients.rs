@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use antiphon_core::ClientId;
 use antiphon_data::encode::{self, Encoded, Policy, Task};
-use antiphon_data::{Federation, Heterogeneity, Sequence};
+use antiphon_data::partition::PartitionError;
+use antiphon_data::{DataError, Federation, Heterogeneity, Sequence};
 use antiphon_report::{ClientData, DataReport, Truncation};
 
 use super::Tokens;
@@ -72,7 +73,8 @@ pub(crate) fn shown(file: &RunFile) -> String {
 /// `classify`: the objective is a class, not the next token.
 pub(crate) fn gather(loaded: &Loaded, tokens: &Tokens, classify: bool) -> Result<Gathered, Failure> {
     let file = &loaded.settings;
-    let federation = Federation::load(&file.data, &loaded.dir, file.run.seed).fail(Kind::Data)?;
+    let federation =
+        Federation::load(&file.data, &loaded.dir, file.run.seed).map_err(|e| refused(loaded, &e))?;
     let policy = federation.policy(&file.data, classify, tokens).fail(Kind::Data)?;
     let encoded = federation.encode(&policy, tokens).fail(Kind::Data)?;
     let labels = match &policy.task {
@@ -130,6 +132,24 @@ pub(crate) fn gather(loaded: &Loaded, tokens: &Tokens, classify: bool) -> Result
         truncation,
         notes,
     })
+}
+
+/// Settings that the data crate refuses are the run file's fault; of a path that is not there, the nearest one is named.
+fn refused(loaded: &Loaded, e: &DataError) -> Failure {
+    let data = &loaded.settings.data;
+    match e {
+        DataError::Settings(_) => loaded.source.blame("data", &e.to_string()),
+        DataError::Partition(PartitionError::Config(config)) => {
+            loaded.source.blame("data.partition", &config.to_string())
+        }
+        _ => {
+            let named = [Some(&data.path), data.validation_path.as_ref(), data.test_path.as_ref()];
+            let paths = named.into_iter().flatten().flat_map(|p| p.resolve(&loaded.dir));
+            let failure = Err::<(), _>(e).fail(Kind::Data).err();
+            let failure = failure.unwrap_or_else(|| Failure::new(Kind::Data, e));
+            paths.fold(failure, |f, path| f.with_near_path(&path))
+        }
+    }
 }
 
 /// At most `most` sequences (0: all) of a part, from its beginning.

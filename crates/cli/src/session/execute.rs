@@ -11,7 +11,7 @@ use antiphon_tune::Client;
 
 use super::recorder::{Events, Recorder};
 use super::{Crew, Session};
-use crate::error::{Fail, Failure, Kind};
+use crate::error::{Fail, Failure, Kind, store};
 use crate::progress::Progress;
 
 /// How the rounds ended.
@@ -141,26 +141,29 @@ pub(crate) fn execute(
         faults: None,
     };
     let first = start.round;
-    let end = {
+    let (end, reasons) = {
         let mut recorder = Recorder::new(session, &crew, &shared, progress);
         let mut events = Events(&shared);
-        simulation.run(start, &crew, &mut recorder, &mut events, &session.stop)
+        let end = simulation.run(start, &crew, &mut recorder, &mut events, &session.stop);
+        (end, recorder.reasons)
     };
     let mut dir = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
-    dir.commit().fail(Kind::Storage)?;
+    // what was logged before a failure is worth keeping; the failure itself comes first
+    let kept = dir.commit();
     let end = end.map_err(|e| failure(&e))?;
+    kept.map_err(|e| store(&e))?;
     match end.ending {
         Some(Ending::Completed) | None => {}
-        Some(other) => {
+        Some(_) => {
             return Err(Failure::new(
                 Kind::Federation,
                 format_args!(
-                    "the federation ended at round {} of {} ({other:?}): a round had fewer than {} answers in {} attempts; \
-                     the reasons are above and in clients/",
+                    "round {} of {} failed: fewer than {} clients answered, in {} attempts\n{}",
                     end.next.0 + 1,
                     session.policy.num_rounds,
                     session.policy.min_clients,
-                    session.policy.round_attempts
+                    session.policy.round_attempts,
+                    reasons.join("\n")
                 ),
             ));
         }

@@ -24,7 +24,7 @@ use antiphon_model::{Base, Net, Shape, Spec, Task, Weights, Wiring};
 use antiphon_protocol::Policy;
 use antiphon_report::{DataReport, Truncation};
 use antiphon_tune::method::{self, Start};
-use antiphon_tune::{Method, Recipe, Tuning, objective, optim, step_shape};
+use antiphon_tune::{Method, Recipe, TuneError, Tuning, objective, optim, step_shape};
 
 use crate::error::{Fail, Failure, Kind};
 use crate::machine;
@@ -86,10 +86,10 @@ impl Session {
     ) -> Result<Self, Failure> {
         let file = &loaded.settings;
         // settings that need neither model nor data fail first
-        let recipe = recipe(file)?;
-        let method = method::build(&file.method).fail_at(Kind::Settings, "[method]").map_err(near)?;
-        let aggregation = file.aggregation.plan().fail_at(Kind::Settings, "[aggregation]").map_err(near)?;
-        antiphon_algo::server_step(&file.server).fail_at(Kind::Settings, "[server]").map_err(near)?;
+        let recipe = recipe(&loaded)?;
+        let method = method::build(&file.method).blame(&loaded, "method")?;
+        let aggregation = file.aggregation.plan().blame(&loaded, "aggregation")?;
+        antiphon_algo::server_step(&file.server).blame(&loaded, "server")?;
 
         progress.stage(&format!("reading the model {}", file.model.base_model));
         let base = open_base(&loaded)?;
@@ -97,8 +97,7 @@ impl Session {
 
         progress.stage(&format!("reading the data {}", clients::shown(file)));
         // how many classes there are is known once the data are read
-        let task =
-            |classes| recipe.objective.task(base.spec(), classes).fail_at(Kind::Settings, "[objective]");
+        let task = |classes| recipe.objective.task(base.spec(), classes).blame(&loaded, "objective");
         let classify = matches!(task(2)?, Task::Classify { .. });
         let gathered = clients::gather(&loaded, &tokens, classify)?;
         let task = task(gathered.labels.len())?;
@@ -110,15 +109,16 @@ impl Session {
         let trained = trained.map(|dir| read_adapter(dir, &base, task, &gathered.labels)).transpose()?;
         let wiring = match &trained {
             Some(adapter) => Arc::new(adapter.wiring.clone()),
-            None => Arc::new(method.wire(base.spec(), task).fail_at(Kind::Settings, "[method]")?),
+            None => Arc::new(method.wire(base.spec(), task).blame(&loaded, "method")?),
         };
         let personal = Personal::of(file, &wiring)?;
+        enough(&gathered.people, &recipe)?;
         let prompt = wiring.prompt.as_ref().map_or(0, |p| p.tokens);
         let shape = shape(&recipe, &gathered.people, &gathered.common, prompt);
         let longest =
             gathered.people.iter().chain([&gathered.common]).map(Person::longest).max().unwrap_or(1) + prompt;
         let net = Net::new(&*backend, weights, task, Arc::clone(&wiring), longest)
-            .fail_at(Kind::Data, "sequences")?;
+            .fail_at(Kind::Data, format_args!("data.sequence_len = {}", file.data.sequence_len))?;
         let tuning = Tuning::new(backend, Arc::new(net), recipe, shape, Arc::clone(&stop));
 
         let encode = |text: &str| tokens.plain(text);
@@ -126,12 +126,12 @@ impl Session {
             Start { spec: base.spec(), base: base.source(), tokenize: Some(&encode), seed: file.run.seed };
         let theta = match trained {
             Some(adapter) => adapter.theta,
-            None => method.init(&wiring, &start).fail_at(Kind::Settings, "[method]")?,
+            None => method.init(&wiring, &start).blame(&loaded, "method")?,
         };
         let schema = personal.as_ref().map_or(&wiring.schema, |p| p.shared());
-        let plan = aggregation.check(schema).fail_at(Kind::Settings, "[aggregation]")?;
+        let plan = aggregation.check(schema).blame(&loaded, "aggregation")?;
         let policy = policy(file);
-        policy.check(gathered.people.len()).fail_at(Kind::Settings, "[federation]")?;
+        policy.check(gathered.people.len()).blame(&loaded, "federation")?;
         Ok(Self {
             base,
             tokens,
@@ -209,10 +209,15 @@ impl Session {
     }
 }
 
-/// Adds the nearest known key to an error about an unknown one.
-fn near(mut f: Failure) -> Failure {
-    f.message = crate::runfile::suggest(&f.message);
-    f
+/// Marks an error with the section of the run file that it is about.
+trait Blame<T> {
+    fn blame(self, loaded: &Loaded, section: &str) -> Result<T, Failure>;
+}
+
+impl<T, E: std::error::Error> Blame<T> for Result<T, E> {
+    fn blame(self, loaded: &Loaded, section: &str) -> Result<T, Failure> {
+        self.fail(Kind::Settings).map_err(|f| loaded.source.blame(section, &f.message))
+    }
 }
 
 /// An adapter that answers what the run file asks.
@@ -236,16 +241,31 @@ pub(crate) fn open_base(loaded: &Loaded) -> Result<Base, Failure> {
     let path = loaded.path(path);
     Base::open(&format!("{prefix}{}", path.display()), loaded.settings.run.seed)
         .fail_at(Kind::Model, "model.base_model")
+        .map_err(|f| f.with_near_path(&path))
 }
 
-fn recipe(file: &RunFile) -> Result<Recipe, Failure> {
+fn recipe(loaded: &Loaded) -> Result<Recipe, Failure> {
+    let file = &loaded.settings;
     Ok(Recipe {
-        objective: objective::build(&file.objective).fail_at(Kind::Settings, "[objective]").map_err(near)?,
-        optimizer: optim::build(&file.optimizer).fail_at(Kind::Settings, "[optimizer]").map_err(near)?,
-        train: file.train.check().fail_at(Kind::Settings, "[train]").map_err(near)?,
+        objective: objective::build(&file.objective).blame(loaded, "objective")?,
+        optimizer: optim::build(&file.optimizer).blame(loaded, "optimizer")?,
+        train: file.train.check().blame(loaded, "train")?,
         rounds: file.federation.num_rounds,
         seed: file.run.seed,
     })
+}
+
+/// Refuses a client with fewer sequences than a micro-batch, before anything of a micro-batch's size is made.
+fn enough(people: &[Person], recipe: &Recipe) -> Result<(), Failure> {
+    let expected = recipe.train.micro_batch_size as usize;
+    for p in people {
+        let found = p.train.sequences.len();
+        if found < expected {
+            let few = TuneError::FewExamples { client: p.id, found, expected };
+            return Err(few).fail_at(Kind::Data, format_args!("`{}`", p.name));
+        }
+    }
+    Ok(())
 }
 
 /// The step that holds every client's largest micro-batch and each held-out sequence.

@@ -60,6 +60,8 @@ pub(crate) struct Recorder<'a> {
     begun: Instant,
     cohort: Vec<ClientId>,
     outcomes: BTreeMap<ClientId, Outcome>,
+    /// Why clients gave no answer in the last round that failed, one line each.
+    pub(crate) reasons: Vec<String>,
     /// Vectors read back from the wire, reused.
     total: Traffic,
 }
@@ -73,7 +75,8 @@ impl<'a> Recorder<'a> {
     ) -> Self {
         let begun = Instant::now();
         let (cohort, outcomes, total) = (Vec::new(), BTreeMap::new(), Traffic::default());
-        Self { session, crew, dir, progress, begun, cohort, outcomes, total }
+        let reasons = Vec::new();
+        Self { session, crew, dir, progress, begun, cohort, outcomes, reasons, total }
     }
 
     fn clients(&self, closed: &RoundClosed<'_>) -> Vec<ClientRecord> {
@@ -187,7 +190,7 @@ impl Observer for Recorder<'_> {
     }
 
     fn round_failed(&mut self, failed: &RoundFailed) {
-        let reasons: Vec<String> = self
+        self.reasons = self
             .outcomes
             .iter()
             .filter_map(|(id, o)| match o {
@@ -201,7 +204,7 @@ impl Observer for Recorder<'_> {
             "round {} failed at attempt {}: too few answers\n{}",
             failed.round.0 + 1,
             failed.attempt + 1,
-            reasons.join("\n")
+            self.reasons.join("\n")
         ));
     }
 }
