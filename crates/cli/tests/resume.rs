@@ -1,0 +1,311 @@
+//! A run that was stopped, killed, moved or cut short by a full disk ends with the bits of one that was left alone.
+//!
+//! `scripts/kill_test.sh N` kills N times instead of a few.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use support::{Ended, Toy, snapshot};
+
+const RUN_DIR: i32 = 6;
+const STORAGE: i32 = 8;
+const INTERRUPTED: i32 = 130;
+
+/// Kinds of run whose state between rounds differs: their name, toy and overrides.
+fn kinds() -> [(&'static str, Toy, Vec<&'static str>); 3] {
+    let keep = "train.optimizer_state=keep";
+    let sgdm = ["server.id=sgdm", "server.learning_rate=0.9", "server.momentum=0.8"];
+    [
+        ("reset", Toy::new(), vec!["run.durable=true"]),
+        ("keep and sgdm", Toy::new(), [&[keep][..], &sgdm].concat()),
+        ("keep and local heads", Toy::classifier(), vec![keep]),
+    ]
+}
+
+/// Enough rounds that a stop falls between them.
+const LONGER: [&str; 2] = ["federation.num_rounds=10", "train.local_steps=6"];
+
+/// What a run leaves that has to be the same: the adapter's bytes, and the digests of all state in the last checkpoint,
+/// the clients' own included.
+#[derive(Debug, PartialEq)]
+struct Left {
+    adapter: Vec<u8>,
+    state: BTreeMap<String, serde_json::Value>,
+}
+
+fn left(toy: &Toy, run: &str) -> Left {
+    let mut rounds: Vec<PathBuf> =
+        std::fs::read_dir(toy.path(run).join("rounds")).unwrap().map(|e| e.unwrap().path()).collect();
+    rounds.sort_unstable();
+    let text = std::fs::read_to_string(rounds.last().unwrap().join("checkpoint.json")).unwrap();
+    let mut state: BTreeMap<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
+    // the log tells of stops
+    state.remove("log").unwrap();
+    Left { adapter: toy.adapter(run), state }
+}
+
+/// Starts `run.toml` into `out` and waits for the line of the round `done`.
+fn start_until(toy: &Toy, out: &str, overrides: &[&str], done: u32) -> Child {
+    let arguments = [&["run", "run.toml", "--out", out], overrides].concat();
+    let mut child = toy.command(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stderr.as_mut().unwrap());
+    let wanted = format!("round {done:>3}/");
+    assert!(lines.lines().any(|line| line.unwrap().starts_with(&wanted)), "no {wanted}");
+    child
+}
+
+fn signal(child: &Child, name: &str) {
+    let kill = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+}
+
+#[test]
+fn the_number_of_workers_does_not_matter() {
+    for (kind, toy, overrides) in kinds() {
+        let runs = ["1", "2", "4"].map(|n| {
+            let workers = format!("run.workers={n}");
+            toy.run(n, &[&overrides[..], &[workers.as_str()]].concat());
+            left(&toy, n)
+        });
+        assert_eq!(runs[0], runs[1], "{kind}");
+        assert_eq!(runs[0], runs[2], "{kind}");
+        // and the test can fail
+        toy.run("seed", &[&overrides[..], &["run.seed=8"]].concat());
+        assert_ne!(left(&toy, "seed").adapter, runs[0].adapter, "{kind}");
+    }
+}
+
+#[test]
+fn stopped_by_ctrl_c() {
+    for (kind, toy, overrides) in kinds() {
+        let overrides = [&overrides[..], &LONGER].concat();
+        toy.run("whole", &overrides);
+        let mut child = start_until(&toy, "stopped", &overrides, 2);
+        signal(&child, "-INT");
+        let mut message = String::new();
+        std::io::Read::read_to_string(child.stderr.as_mut().unwrap(), &mut message).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(INTERRUPTED), "{kind}: {message}");
+        assert!(message.contains("nothing is lost: antiphon resume stopped"), "{kind}: {message}");
+        assert!(!toy.path("stopped/latest").exists(), "{kind}: it was too late to stop");
+        let ended = toy.antiphon(&["resume", "stopped"]);
+        ended.says(0, &["continuing at round"]);
+        assert_eq!(left(&toy, "stopped"), left(&toy, "whole"), "{kind}");
+    }
+}
+
+/// Random numbers that are the same everywhere (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: Duration) -> Duration {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let share = (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1_u64 << 53) as f64;
+        bound.mul_f64(share)
+    }
+}
+
+#[test]
+fn killed_at_random_moments() {
+    let wanted: usize = std::env::var("ANTIPHON_KILLS").map_or(9, |n| n.parse().unwrap());
+    let seed: u64 = std::env::var("ANTIPHON_KILL_SEED").map_or(1, |n| n.parse().unwrap());
+    let mut random = Random(seed.max(1));
+    let (mut kills, mut before_creation, mut runs) = (0, 0, 0);
+    let kinds = kinds();
+    let share = wanted.div_ceil(kinds.len());
+    for (kind, toy, overrides) in kinds {
+        let overrides = [&overrides[..], &LONGER].concat();
+        let begun = Instant::now();
+        toy.run("whole", &overrides);
+        // a fresh process takes that long for everything, so that a kill hits each part of it
+        let longest = begun.elapsed().mul_f64(0.9);
+        let whole = left(&toy, "whole");
+        let mut own = 0;
+        while own < share {
+            runs += 1;
+            let out = format!("killed-{runs}");
+            loop {
+                let created = toy.path(&out).join("run.toml").exists();
+                let resume = ["resume", out.as_str()];
+                let run = [&["run", "run.toml", "--out", out.as_str()], &overrides[..]].concat();
+                let arguments = if created { &resume[..] } else { &run[..] };
+                if own == share {
+                    let ended = toy.antiphon(arguments);
+                    assert_eq!(ended.code, Some(0), "{kind}: {ended:?}");
+                    break;
+                }
+                let mut child = toy.start(arguments);
+                std::thread::sleep(random.below(longest));
+                // without effect on one that has ended
+                child.kill().unwrap();
+                let ended = Ended::from(child.wait_with_output().unwrap());
+                match ended.code {
+                    None => {
+                        own += 1;
+                        before_creation += usize::from(!toy.path(&out).join("run.toml").exists());
+                    }
+                    Some(code) => {
+                        assert_eq!(code, 0, "{kind}: {ended:?}");
+                        break;
+                    }
+                }
+            }
+            assert_eq!(left(&toy, &out), whole, "{kind}, {out}");
+            std::fs::remove_dir_all(toy.path(&out)).unwrap();
+        }
+        kills += own;
+    }
+    println!("{kills} kills in {runs} runs, {before_creation} of them before there was a run; seed {seed}");
+}
+
+#[test]
+fn a_finished_run_is_left_alone() {
+    let toy = Toy::new();
+    toy.run("a", &[]);
+    let content = || {
+        let mut files = snapshot(&toy.path("a"));
+        // says who looked last
+        files.remove(Path::new("run.lock"));
+        files
+    };
+    let before = content();
+    let ended = toy.antiphon(&["resume", "a"]);
+    ended.says(0, &["a is finished", "4 rounds", "nothing was changed"]);
+    assert!(ended.out.contains("a/report.html"), "{ended:?}");
+    let ended = toy.antiphon(&["resume", "a", "--json", "--quiet"]);
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
+    let summary: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(summary, serde_json::from_str::<serde_json::Value>(&toy.read("a/summary.json")).unwrap());
+    assert_eq!(content(), before);
+
+    // a part of the results is gone: they are made again, the same
+    let adapter = toy.adapter("a");
+    std::fs::remove_dir_all(toy.path("a/latest")).unwrap();
+    toy.antiphon(&["resume", "a"]).says(0, &["writing the model"]);
+    assert_eq!(toy.adapter("a"), adapter);
+}
+
+#[test]
+fn a_changed_run_file_is_shown() {
+    let toy = Toy::new();
+    let mut child = start_until(&toy, "a", &LONGER, 1);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let text = toy.read("run.toml");
+    let started =
+        text.replace("num_rounds = 4", "num_rounds = 10").replace("local_steps = 2", "local_steps = 6");
+    toy.write("other.toml", started.replace("lora_r = 2", "lora_r = 4").replace("[server]", ""));
+    let changed = toy.antiphon(&["resume", "a", "--file", "other.toml"]);
+    changed.says(RUN_DIR, &["other.toml differs", "method.lora_r: 2 -> 4", "without --file"]);
+    assert!(!changed.err.contains("run.name"), "{changed:?}");
+
+    // the copy inside the run
+    let own = toy.read("a/run.toml");
+    toy.edit("a/run.toml", "num_rounds = 10", "num_rounds = 20");
+    toy.antiphon(&["resume", "a"])
+        .says(RUN_DIR, &["a/run.toml", "was changed", "federation.num_rounds: 10 -> 20"]);
+    toy.write("a/run.toml", own);
+
+    // the same settings otherwise laid out, in a file of another name
+    toy.write("other.toml", format!("# a note\n{started}"));
+    toy.antiphon(&["resume", "a", "--file", "other.toml"]).says(0, &["continuing"]);
+
+    // the base model is not the one that was trained
+    let mut child = start_until(&toy, "b", &LONGER, 1);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    toy.edit("model/config.json", "\"intermediate_size\":24", "\"intermediate_size\":32");
+    toy.antiphon(&["resume", "b"]).says(RUN_DIR, &["the base model has changed"]);
+}
+
+#[test]
+fn one_process_at_a_time() {
+    let toy = Toy::new();
+    let mut child = start_until(&toy, "a", &["federation.num_rounds=100000"], 1);
+    let holder = format!("process {}", child.id());
+    let second = toy.antiphon(&["resume", "a"]);
+    let again = toy.antiphon(&["run", "run.toml", "--out", "a"]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    second.says(RUN_DIR, &["`a` is in use", &holder]);
+    again.says(RUN_DIR, &["a holds a run already"]);
+}
+
+#[test]
+fn moved_and_damaged() {
+    let toy = Toy::new();
+    toy.run("whole", &LONGER);
+    let mut child = start_until(&toy, "a", &LONGER, 4);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    std::fs::create_dir(toy.path("elsewhere")).unwrap();
+    std::fs::rename(toy.path("a"), toy.path("elsewhere/b")).unwrap();
+    // the newest checkpoint that counts is cut short
+    let rounds = toy.path("elsewhere/b/rounds");
+    let path = rounds.join("00003/checkpoint.json");
+    let newest = std::fs::read_dir(&rounds).unwrap().map(|e| e.unwrap().path()).max().unwrap();
+    let damaged = newest.join("checkpoint.json");
+    let damaged = if damaged.exists() { damaged } else { path };
+    let bytes = std::fs::read(&damaged).unwrap();
+    std::fs::write(&damaged, &bytes[..bytes.len() / 2]).unwrap();
+    // from another folder, too
+    let mut command = toy.command(&["resume", "."]);
+    let ended = Ended::from(command.current_dir(toy.path("elsewhere/b")).output().unwrap());
+    ended.says(0, &["is done again", "continuing at round"]);
+    assert_eq!(left(&toy, "elsewhere/b"), left(&toy, "whole"));
+}
+
+/// The program under a limit on the size of files: what a full disk is to it, without a disk to fill.
+fn limited(toy: &Toy, kilobytes: u32, arguments: &str) -> Ended {
+    let binary = env!("CARGO_BIN_EXE_antiphon");
+    let script = format!("trap '' XFSZ; ulimit -f {}; exec {binary} {arguments}", 2 * kilobytes);
+    let output = Command::new("sh").args(["-c", &script]).current_dir(toy.dir.path()).output().unwrap();
+    Ended::from(output)
+}
+
+#[test]
+fn no_room_for_files() {
+    let toy = Toy::new();
+    toy.run("whole", &LONGER);
+    // not even for a beginning
+    let ended = limited(&toy, 1, "run run.toml --out none");
+    ended.says(STORAGE, &["none/"]);
+    assert!(!toy.path("none").exists());
+    // for some rounds: the log grows over it
+    let run = format!("run run.toml --out some {}", LONGER.join(" "));
+    let ended = limited(&toy, 32, &run);
+    ended.says(STORAGE, &["some/"]);
+    assert!(toy.path("some/run.toml").exists());
+    toy.antiphon(&["resume", "some"]).says(0, &["continuing at round"]);
+    assert_eq!(left(&toy, "some"), left(&toy, "whole"));
+}
+
+#[test]
+fn a_full_disk() {
+    let toy = Toy::new();
+    let binary = env!("CARGO_BIN_EXE_antiphon");
+    let inside = |size: &str, command: &str| {
+        let script = format!("mkdir -p full && mount -t tmpfs -o size={size} none full && {command}");
+        let mut unshare = Command::new("unshare");
+        unshare.args(["-rm", "sh", "-c", &script]).current_dir(toy.dir.path()).output()
+    };
+    match inside("64k", "echo mounted") {
+        Ok(output) if output.stdout == b"mounted\n" => {}
+        other => {
+            println!("skipped: no file system can be mounted here: {other:?}");
+            return;
+        }
+    }
+    // `test` looks before the file system goes
+    let begin = format!("{binary} run run.toml --out full/a; code=$?; test -e full/a && exit 99; exit $code");
+    Ended::from(inside("8k", &begin).unwrap()).says(STORAGE, &["disk is full", "full/a"]);
+    let on = format!("{binary} run run.toml --out full/a federation.num_rounds=200");
+    Ended::from(inside("256k", &on).unwrap()).says(STORAGE, &["disk is full", "full/a", "resume"]);
+}
