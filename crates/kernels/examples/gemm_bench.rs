@@ -1,6 +1,6 @@
 //! Times the matrix product on the shapes of a training step.
 //!
-//!     cargo run --release -p antiphon-kernels --example gemm_bench -- [threads] [rounds]
+//!     cargo run --release -p antiphon-kernels --example gemm_bench -- [threads] [rounds] [avx512|avx2|portable]
 //!     … gemm_bench -- THREADS serve        one line `m k n layout milliseconds` in, one line `best median` out
 //!
 //! A layout is `nt`, `nn` or `tn`: which operand lies transposed. The shapes are visited in turn, round after round, so
@@ -12,7 +12,7 @@ use std::io::{BufRead, Write};
 use std::time::{Duration, Instant};
 
 use antiphon_kernels::Pool;
-use antiphon_kernels::gemm::{Elems, Operand, gemm, measure_peak, packing_bytes, profile};
+use antiphon_kernels::gemm::{Elems, Isa, Operand, gemm_on, measure_peak, packing_bytes, profile};
 
 /// `m k n layout`, of models of 15M and 135M parameters with 1024 tokens in a step.
 const SHAPES: [&str; 26] = [
@@ -62,24 +62,24 @@ impl Case {
         Self { m, k, n, layout: (*layout).to_owned(), a: values(m * k), b: values(k * n), c: values(m * n) }
     }
 
-    fn once(&mut self, pool: &Pool) -> Duration {
+    fn once(&mut self, isa: Isa, pool: &Pool) -> Duration {
         let (m, n, k) = (self.m, self.n, self.k);
         let a = Operand { data: Elems::F32(&self.a), rs: k, cs: 1 };
         let a = if self.layout == "tn" { Operand { rs: 1, cs: m, ..a } } else { a };
         let b = Operand { data: Elems::F32(&self.b), rs: n, cs: 1 };
         let b = if self.layout == "nt" { Operand { rs: 1, cs: k, ..b } } else { b };
         let start = Instant::now();
-        gemm(pool, m, n, k, 1.0, a, b, false, &mut self.c, n);
+        gemm_on(isa, pool, m, n, k, 1.0, a, b, false, &mut self.c, n);
         start.elapsed()
     }
 
     /// Repeats for `budget`, at least three times.
-    fn times(&mut self, pool: &Pool, budget: Duration) -> Vec<f64> {
-        self.once(pool);
+    fn times(&mut self, isa: Isa, pool: &Pool, budget: Duration) -> Vec<f64> {
+        self.once(isa, pool);
         let start = Instant::now();
         let mut times = Vec::new();
         while times.len() < 3 || start.elapsed() < budget {
-            times.push(self.once(pool).as_secs_f64());
+            times.push(self.once(isa, pool).as_secs_f64());
         }
         times
     }
@@ -105,7 +105,7 @@ fn serve(pool: &Pool) {
             case = Some((shape.join(" "), Case::parse(shape)));
         }
         let budget = Duration::from_millis(ms.parse().expect("milliseconds"));
-        let (best, median) = summary(&mut case.as_mut().unwrap().1.times(pool, budget));
+        let (best, median) = summary(&mut case.as_mut().unwrap().1.times(Isa::detect(), pool, budget));
         println!("{best:e} {median:e}");
         std::io::stdout().flush().expect("a reader");
     }
@@ -118,13 +118,20 @@ fn main() {
     if args.get(1).is_some_and(|s| s == "serve") {
         return serve(&pool);
     }
+    let isa = match args.get(2).map(String::as_str) {
+        None => Isa::detect(),
+        Some("avx512") => Isa::Avx512,
+        Some("avx2") => Isa::Avx2,
+        Some("portable") => Isa::Portable,
+        Some(other) => panic!("no instruction set {other}; known: avx512, avx2, portable"),
+    };
     let peak = measure_peak(&pool) / 1e9;
     println!("{} on {} threads, {peak:.0} GFLOP/s at most", profile(), pool.threads());
     let mut cases: Vec<_> = SHAPES.iter().map(|s| Case::parse(&s.split(' ').collect::<Vec<_>>())).collect();
     let mut times: Vec<Vec<f64>> = vec![Vec::new(); cases.len()];
     for _ in 0..number(1, 5) {
         for (case, times) in cases.iter_mut().zip(&mut times) {
-            times.extend(case.times(&pool, Duration::from_millis(60)));
+            times.extend(case.times(isa, &pool, Duration::from_millis(60)));
         }
     }
     for ((case, shape), times) in cases.iter().zip(SHAPES).zip(&mut times) {

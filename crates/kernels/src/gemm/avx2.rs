@@ -205,12 +205,19 @@ fn widen(words: __m256i) -> __m256 {
     _mm256_cvtph_ps(_mm256_castsi256_si128(packed))
 }
 
+/// How far ahead of its use a row to be copied is asked for, in rows.
+pub(super) const COPY_AHEAD: usize = 16;
+
 /// Packs rows that lie contiguous along the lanes.
 ///
 /// # Safety
 /// As [`Kernel::pack`], with `lane == 1`.
 #[target_feature(enable = "avx2,f16c")]
 unsafe fn copy<E: Element>(panel: &Panel) {
+    if let Panel { lanes: 8, width: 8, .. } = panel {
+        // SAFETY: the caller's promise.
+        return unsafe { copy_eight::<E>(panel) };
+    }
     let whole = panel.lanes / 8 * 8;
     // SAFETY: the caller's promise; vectors cover whole groups of 8 lanes only.
     unsafe {
@@ -218,14 +225,8 @@ unsafe fn copy<E: Element>(panel: &Panel) {
             let (src, dst) = (panel.src.add(p * panel.step * E::SIZE), panel.dst.add(p * panel.width));
             for lane in (0..whole).step_by(8) {
                 let at = src.add(lane * E::SIZE);
-                let row = match E::KIND {
-                    Kind::F32 => _mm256_loadu_ps(at.cast()),
-                    Kind::Bf16 => {
-                        let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
-                        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
-                    }
-                    Kind::F16 => _mm256_cvtph_ps(_mm_loadu_si128(at.cast())),
-                };
+                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(COPY_AHEAD * panel.step * E::SIZE).cast());
+                let row = load::<E>(at);
                 _mm256_storeu_ps(dst.add(lane), row);
             }
             for lane in whole..panel.lanes {
@@ -234,6 +235,45 @@ unsafe fn copy<E: Element>(panel: &Panel) {
             for lane in panel.lanes..panel.width {
                 *dst.add(lane) = 0.0;
             }
+        }
+    }
+}
+
+/// Eight lanes, the shape of a packed panel of `A`.
+///
+/// # Safety
+/// As [`Kernel::pack`], with `lane == 1`, and `lanes` and `width` of 8.
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn copy_eight<E: Element>(panel: &Panel) {
+    let step = panel.step * E::SIZE;
+    let (mut src, mut dst) = (panel.src, panel.dst);
+    for _ in 0..panel.k {
+        // SAFETY: the caller's promise. Prefetches may point anywhere.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(src.wrapping_add(COPY_AHEAD * step).cast());
+            _mm256_storeu_ps(dst, load::<E>(src));
+        }
+        src = src.wrapping_add(step);
+        dst = dst.wrapping_add(8);
+    }
+}
+
+/// Eight elements side by side.
+///
+/// # Safety
+/// The processor has AVX2 and F16C; the elements are readable.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn load<E: Element>(at: *const u8) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match E::KIND {
+            Kind::F32 => _mm256_loadu_ps(at.cast()),
+            Kind::Bf16 => {
+                let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
+            }
+            Kind::F16 => _mm256_cvtph_ps(_mm_loadu_si128(at.cast())),
         }
     }
 }

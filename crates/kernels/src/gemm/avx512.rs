@@ -408,7 +408,9 @@ unsafe fn copy<E: Element>(panel: &Panel) {
             for lane in (0..panel.width).step_by(16) {
                 let left = panel.lanes.saturating_sub(lane).min(16);
                 let mask = ((1u32 << left) - 1) as u16;
-                let row = _mm512_maskz_loadu_ps(mask, src.cast::<f32>().wrapping_add(lane));
+                let at = src.cast::<f32>().wrapping_add(lane);
+                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(avx2::COPY_AHEAD * panel.step).cast());
+                let row = _mm512_maskz_loadu_ps(mask, at);
                 _mm512_storeu_ps(dst.add(lane), row);
             }
         }

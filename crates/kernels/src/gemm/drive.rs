@@ -221,22 +221,32 @@ impl Product {
     /// # Safety
     /// The processor has the instruction set of `K`; `dst` has room for `steps` by the rounded columns.
     pub(super) unsafe fn pack_b<K: Kernel>(&self, cols: &Span, steps: &Span, dst: *mut f32) {
-        for first in cols.clone().step_by(K::NR) {
-            let lanes = K::NR.min(cols.end - first);
-            let panel = Panel {
-                src: self.b.at(steps.start, first),
-                lane: self.b.cs,
-                step: self.b.rs,
-                lanes,
-                k: steps.len(),
-                dst: dst.wrapping_add((first - cols.start) * steps.len()),
-                width: lanes.next_multiple_of(K::LANES),
-            };
-            // SAFETY: the caller's promise.
-            unsafe { pack::<K>(self.b.kind, &panel) };
+        // Rows along the columns are packed a few at a time, across all panels: memory is then read nearly in order.
+        let height = if self.b.cs == 1 { PACK_ROWS } else { steps.len() };
+        for (at, part) in
+            (0..steps.len().div_ceil(height)).map(|i| (i * height, block(i, height, steps.len())))
+        {
+            for first in cols.clone().step_by(K::NR) {
+                let lanes = K::NR.min(cols.end - first);
+                let width = lanes.next_multiple_of(K::LANES);
+                let panel = Panel {
+                    src: self.b.at(steps.start + at, first),
+                    lane: self.b.cs,
+                    step: self.b.rs,
+                    lanes,
+                    k: part.len(),
+                    dst: dst.wrapping_add((first - cols.start) * steps.len() + at * width),
+                    width,
+                };
+                // SAFETY: the caller's promise.
+                unsafe { pack::<K>(self.b.kind, &panel) };
+            }
         }
     }
 }
+
+/// Rows of `B` that are packed together where they run along the columns.
+const PACK_ROWS: usize = 8;
 
 /// Elements of the buffer in which a thread packs its rows of `A`.
 pub(super) const A_PANEL: usize = A_WIDTH * KC;
