@@ -3,10 +3,13 @@
 use std::path::Path;
 use std::process::Command;
 
+/// A name, the words after `cargo`, and a variable of the environment.
+type Step<'a> = (&'a str, &'a [&'a str], Option<(&'a str, &'a str)>);
+
 /// Runs every check and stops at the first that fails.
 pub(crate) fn run(root: &Path) -> Result<(), String> {
     super::tidy::run(root)?;
-    let steps: &[(&str, &[&str], Option<(&str, &str)>)] = &[
+    let steps: &[Step<'_>] = &[
         ("format", &["fmt", "--all", "--check"], None),
         ("licences and sources", &["deny", "check", "bans", "licenses", "sources"], None),
         ("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], None),

@@ -13,13 +13,16 @@ use antiphon_model::Wiring;
 use crate::error::{Fail, Failure, Kind};
 use crate::runfile::{HeadSharing, RunFile};
 
+/// A client's own values after a round.
+type Own = (Round, Vec<f32>);
+
 /// Which part of the trainable vector never travels, and what each client holds there.
 pub(crate) struct Personal {
     shared: Schema,
     /// The head's range: always the end of the vector.
     range: Range<usize>,
     /// By client: the values after its last round, and those after the round before, from which that round is repeated.
-    held: Mutex<BTreeMap<ClientId, Vec<(Round, Vec<f32>)>>>,
+    held: Mutex<BTreeMap<ClientId, Vec<Own>>>,
 }
 
 impl Personal {
