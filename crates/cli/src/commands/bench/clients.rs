@@ -66,7 +66,7 @@ pub(super) fn run(a: &BenchClients) -> Result<Report, Failure> {
     }
     let start_bytes = machine::rss_bytes();
     let base = Base::open(&a.model.display().to_string(), 0).fail(Kind::Model)?;
-    let (tuning, theta, bytes_of_worker) = tuning(a, &base)?;
+    let Shared { tuning, theta, worker } = tuning(a, &base)?;
     let clients = clients(a, &tuning, base.spec().vocab)?;
     let tokens = clients.len() * 2 * a.batch * a.seq * (size_of::<u32>() + size_of::<bool>());
     let cohort = Stream::new(0, Purpose::Sampling).choose(a.clients, a.sampled);
@@ -87,7 +87,7 @@ pub(super) fn run(a: &BenchClients) -> Result<Report, Failure> {
     let parts = [
         start_bytes as f64,
         machine::weight_bytes(&base) as f64,
-        (a.workers.min(a.sampled) * bytes_of_worker) as f64,
+        (a.workers.min(a.sampled) * worker) as f64,
         (a.sampled * 4 * theta.len()) as f64,
         tokens as f64,
     ]
@@ -119,8 +119,17 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
-/// LoRA on the attention of `base`, its first values, and the bytes of one worker.
-fn tuning(a: &BenchClients, base: &Base) -> Result<(Arc<Tuning<Cpu>>, Vec<f32>, usize), Failure> {
+/// What all clients share.
+struct Shared {
+    tuning: Arc<Tuning<Cpu>>,
+    /// First values.
+    theta: Vec<f32>,
+    /// Bytes of one worker.
+    worker: usize,
+}
+
+/// LoRA on the attention of `base`.
+fn tuning(a: &BenchClients, base: &Base) -> Result<Shared, Failure> {
     let table = |text: &str| text.parse::<toml::Table>().fail(Kind::Internal);
     let method = method::build(&table(&format!(
         "id = 'lora'\nlora_r = {}\nlora_alpha = {}\ntarget_modules = ['q_proj', 'k_proj', 'v_proj', 'o_proj']",
@@ -149,10 +158,10 @@ fn tuning(a: &BenchClients, base: &Base) -> Result<(Arc<Tuning<Cpu>>, Vec<f32>, 
     let theta = method.init(&wiring, &start).fail(Kind::Model)?;
     let shape = Shape { tokens: a.batch * a.seq, segments: a.batch, labelled: a.batch * (a.seq - 1) };
     let slots = recipe.optimizer.slots().len();
-    let bytes = worker_bytes(&*backend, spec, task, &wiring, shape, slots) + gemm::packing_bytes();
+    let worker = worker_bytes(&*backend, spec, task, &wiring, shape, slots) + gemm::packing_bytes();
     let net = Net::new(&*backend, weights, task, wiring, a.seq).fail(Kind::Model)?;
     let tuning = Tuning::new(backend, Arc::new(net), recipe, shape, Arc::default());
-    Ok((Arc::new(tuning), theta, bytes))
+    Ok(Shared { tuning: Arc::new(tuning), theta, worker })
 }
 
 /// Clients of tokens drawn at random, two batches each.

@@ -22,8 +22,11 @@ enum Layout {
     Tn,
 }
 
-/// `what`, `m`, `k`, `n` of models of 15 M (S) and 135 M (M) parameters with 1024 tokens in a step.
-const SHAPES: [(&str, usize, usize, usize, Layout); 14] = [
+/// `what`, `m`, `k`, `n`.
+type Case = (&'static str, usize, usize, usize, Layout);
+
+/// Products of models of 15 M (S) and 135 M (M) parameters with 1024 tokens in a step.
+const SHAPES: [Case; 14] = [
     ("square", 2048, 2048, 2048, Layout::Nt),
     ("S attention", 1024, 288, 288, Layout::Nt),
     ("S gate, up", 1024, 288, 768, Layout::Nt),
@@ -131,10 +134,7 @@ pub(super) fn run(a: &BenchGemm) -> Result<Report, Failure> {
             }
         }
     }
-    let line = |((what, ..), (p, times)): (
-        &(&'static str, usize, usize, usize, Layout),
-        &mut (Product, Vec<f64>),
-    )| {
+    let line = |((what, ..), (p, times)): (&Case, &mut (Product, Vec<f64>))| {
         times.sort_by(f64::total_cmp);
         let (best, median) = (p.flop() / times[0], p.flop() / times[times.len() / 2]);
         Line {
