@@ -1,10 +1,19 @@
 //! Text for pretraining: short stories of the small world of [`super::lexicon`], and now and then a question
-//! with its answer. The questions are phrased differently from those of the tuning tasks, so that the base knows
-//! the facts and only half knows how it will be asked.
+//! with its answer. Most questions are phrased differently from those of the tuning tasks, so that the base knows
+//! the facts and only half knows how it will be asked. A few are phrased as the tasks are, but no row of the
+//! instruction set is among them.
+
+use std::collections::BTreeSet;
 
 use antiphon_core::{Purpose, Stream};
 
 use super::lexicon::{BAD, COLOURS, GOOD, KINDS, NUMBERS, OPPOSITES, PEOPLE, PLACES, SUBJECTS, article};
+use super::tasks;
+
+/// One line in so many is a question.
+const QUESTION_IN: u64 = 8;
+/// One question in so many is phrased as the tuning tasks are.
+const TASK_IN: u64 = 16;
 
 /// One of `items`.
 pub(super) fn pick<'a, T: ?Sized>(s: &mut Stream, items: &[&'a T]) -> &'a T {
@@ -58,7 +67,7 @@ fn question(s: &mut Stream) -> String {
     let subject = pick(s, SUBJECTS);
     match s.below(8) {
         0 => format!("Tell me what {} {item} is. Answer: {kind}", article(item)),
-        1 => format!("A {word} {subject}, good or bad? Answer: {tone}"),
+        1 => format!("{} {word} {subject}, good or bad? Answer: {tone}", capital(article(word))),
         2 => format!("{person} has a {colour} {item}. Which colour? Answer: {colour}"),
         3 => format!("{person} went to the {place}. Who went? Answer: {person}"),
         4 => format!("{person} is in the {place}. Where? Answer: {place}"),
@@ -88,11 +97,24 @@ pub(super) fn capital(word: &str) -> String {
     chars.next().map(|c| c.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }
 
-/// Document `index` of the corpus: three to six sentences, one in eight of them a question with its answer.
-pub(super) fn document(seed: u64, index: u64) -> String {
+/// Document `index` of the corpus: three to six lines, some of them questions with their answers. `held` are the
+/// texts of the instruction set, none of which may occur.
+pub(super) fn document(seed: u64, index: u64, held: &BTreeSet<String>) -> String {
     let mut s = Stream::new(seed, Purpose::Synthesis).substream(index);
-    let parts: Vec<String> = (0..3 + s.below(4))
-        .map(|_| if s.below(8) == 0 { question(&mut s) } else { sentence(&mut s) })
-        .collect();
-    parts.join("\n")
+    let lines: Vec<String> = (0..3 + s.below(4)).map(|_| line(&mut s, held)).collect();
+    lines.join("\n")
+}
+
+fn line(s: &mut Stream, held: &BTreeSet<String>) -> String {
+    if s.below(QUESTION_IN) != 0 {
+        return sentence(s);
+    }
+    if s.below(TASK_IN) == 0 {
+        let task = pick(s, &tasks::TASKS);
+        let text = tasks::text(&tasks::row(task, s));
+        if !held.contains(&text) {
+            return text;
+        }
+    }
+    question(s)
 }
