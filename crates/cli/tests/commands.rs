@@ -1,4 +1,5 @@
 //! From a model and a text to an exported adapter, command after command, through the binary.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,4 +1,5 @@
 //! What a script sees: the exit code, one message on standard error, nothing on standard output.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -1,4 +1,5 @@
 //! What `--help` says, command by command: a changed word here is a change that users see.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use antiphon::args::Cli;
 use clap::CommandFactory;
