@@ -1,5 +1,5 @@
 //! From a model and a text to an exported adapter, command after command, through the binary.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and says when it is skipped")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

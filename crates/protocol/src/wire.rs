@@ -102,7 +102,7 @@ pub fn encode_down(m: &Down) -> Frame {
 }
 
 /// Reads a client's message. `update_bytes`: the length of an update under the run's schema and plan. `look` sees
-/// an update's bytes while they are being hashed (see [`Vector::verified`]); they count only if this returns `Ok`.
+/// an update's bytes while they are being hashed (see [`crate::Vector::verified`]); they count only if this returns `Ok`.
 pub fn decode_up(frame: &Frame, update_bytes: usize, look: impl FnMut(&[u8])) -> Result<Up, WireError> {
     let body = open::<h::Up>(frame, MAX_UP_HEADER)?.body.ok_or(WireError::Field { field: "message" })?;
     let expected = if matches!(body, h::UpBody::Deliver(_)) { update_bytes } else { 0 };

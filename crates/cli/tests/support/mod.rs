@@ -31,13 +31,13 @@ impl Toy {
     pub(crate) fn new() -> Self {
         let toy = Self { dir: tempfile::tempdir().unwrap() };
         std::fs::create_dir(toy.path("model")).unwrap();
-        toy.write("model/config.json", &config(VOCAB).to_string());
+        toy.write("model/config.json", config(VOCAB).to_string());
         let words = "the cat sat on the mat and the dog sat on the log so the cat and the dog sat";
         train_bpe(std::iter::once(words), VOCAB, &["<s>", "</s>"])
             .unwrap()
             .save(&toy.path("model"), &[("bos_token", "<s>"), ("eos_token", "</s>")], None)
             .unwrap();
-        toy.write("data.jsonl", &rows(3, 8));
+        toy.write("data.jsonl", rows(3, 8));
         toy.write("run.toml", RUN);
         toy
     }
@@ -45,7 +45,7 @@ impl Toy {
     /// The same with a label for each row, by sequence classification.
     pub(crate) fn classifier() -> Self {
         let toy = Self::new();
-        toy.write("data.jsonl", &labelled_rows(3, 12));
+        toy.write("data.jsonl", labelled_rows(3, 12));
         toy.write("run.toml", CLASSIFY);
         toy
     }
