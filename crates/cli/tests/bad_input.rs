@@ -332,6 +332,29 @@ fn run_directories() {
     assert_eq!(support::snapshot(&toy.path("runs")), before);
 }
 
+/// The bits are those of a run that never heard of the tenth client.
+#[test]
+fn one_diverging_client_in_ten_changes_only_its_own_status() {
+    let toy = Toy::new();
+    toy.let_the_rich_diverge();
+    let nine = ["ants", "bees", "cats", "dogs", "eels", "foxes", "gnats", "hens", "ibis"].map(|who| (who, 2));
+    toy.write("data.jsonl", support::rows_of(nine));
+    toy.run("nine", &[]);
+    toy.write("data.jsonl", support::rows_of(nine.into_iter().chain([("zebras", 8)])));
+    toy.run("ten", &[]);
+    assert_eq!(toy.adapter("ten"), toy.adapter("nine"));
+    let mut rounds = 0;
+    for line in toy.read("ten/metrics.jsonl").lines() {
+        let round: serde_json::Value = serde_json::from_str(line).unwrap();
+        let statuses: Vec<&str> =
+            round["clients"].as_array().unwrap().iter().map(|c| c["status"].as_str().unwrap()).collect();
+        assert_eq!(statuses[..9], ["counted"; 9]);
+        assert_eq!(statuses[9..], ["not_finite"]);
+        rounds += 1;
+    }
+    assert_eq!(rounds, 4);
+}
+
 #[test]
 fn a_run_that_diverges_says_who_and_why() {
     let toy = Toy::new();
@@ -397,4 +420,53 @@ fn no_run_file_makes_it_panic() {
             s.spawn(move || worker(number));
         }
     });
+}
+
+/// The other commands, on a model, an adapter and a run that are in order, and on what is not.
+#[test]
+fn other_commands() {
+    const USAGE: i32 = 2;
+    let toy = Toy::new();
+    toy.checkpoint(|_| {});
+    toy.run("runs/a", &["federation.num_rounds=1"]);
+    let says = |arguments: &[&str], code: i32, words: &[&str]| toy.antiphon(arguments).says(code, words);
+    says(&["logits", "model", "--ids", "1 5 7"], 0, &[]);
+    says(&["logits", "model", "--ids", "1 280"], MODEL, &["280", "the vocabulary has 280"]);
+    says(&["logits", "model", "--ids", "1 -9"], USAGE, &["--ids: `-9`", "whole numbers from 0"]);
+    says(&["logits", "model", "--ids", "1 4294967296"], USAGE, &["`4294967296`"]);
+    says(&["logits", "model", "--ids", ""], USAGE, &["no ids", "\"1 5 7\""]);
+    says(&["logits", "model", "--ids", &"7 ".repeat(65)], MODEL, &["65 tokens", "reads 64"]);
+    says(&["logits", "modle", "--ids", "1"], MODEL, &["modle: no such directory"]);
+    says(&["logits", "model", "--adapter", "nope", "--ids", "1"], MODEL, &["nope/adapter_config.json"]);
+    says(&["generate", "model", "--prompt", "the", "--temperature", "nan"], USAGE, &["temperature NaN"]);
+    says(
+        &["generate", "model", "--prompt", "the", "--top-p", "2", "--temperature", "1"],
+        USAGE,
+        &["top_p 2"],
+    );
+    says(&["generate", "model", "--prompt", "the", "--chat"], MODEL, &["no chat template", "chatml"]);
+    says(&["eval", "nope"], SETTINGS, &["nope"]);
+    says(&["export", "nope", "--out", "x"], RUN_DIR, &["nope is no run directory"]);
+    says(&["export", "runs/a", "--out", "model"], USAGE, &["--out model", "not empty"]);
+    says(&["doctor", "model"], RUN_DIR, &["model is no run directory"]);
+    says(&["plan", "run.toml", "train.learning_rate=x"], SETTINGS, &["override", "a number"]);
+    says(&["init", "model", "data.jsonl", "--out", "run.toml"], USAGE, &["run.toml is there already"]);
+
+    // adapters: cut short, of another shape, with a number that is none
+    let adapter = toy.path("runs/a/latest/adapter_model.safetensors");
+    let whole = std::fs::read(&adapter).unwrap();
+    let on = |words: &[&str]| {
+        says(&["logits", "model", "--adapter", "runs/a/latest", "--ids", "1"], MODEL, words);
+    };
+    std::fs::write(&adapter, &whole[..whole.len() - 1]).unwrap();
+    on(&["adapter_model.safetensors"]);
+    std::fs::write(&adapter, &whole[..4]).unwrap();
+    on(&["adapter_model.safetensors"]);
+    let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let nan = [&whole[..header], &f32::NAN.to_le_bytes(), &whole[header + 4..]].concat();
+    std::fs::write(&adapter, nan).unwrap();
+    on(&["adapter_model.safetensors", "NaN"]);
+    std::fs::write(&adapter, &whole).unwrap();
+    toy.edit("runs/a/latest/adapter_config.json", "\"r\": 2", "\"r\": 3");
+    on(&["3", "2"]);
 }

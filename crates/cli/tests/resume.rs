@@ -165,6 +165,32 @@ fn killed_at_random_moments() {
     println!("{kills} kills in {runs} runs, {before_creation} of them before there was a run; seed {seed}");
 }
 
+/// What clients learnt in an attempt that did not count is in no checkpoint, so a run that goes on must not know it
+/// either.
+#[test]
+fn attempts_that_failed_leave_nothing() {
+    let toy = Toy::new();
+    toy.let_the_rich_diverge();
+    toy.write("data.jsonl", support::rows_of([("cats", 2), ("dogs", 2), ("frogs", 2), ("mice", 8)]));
+    let pairs = ["federation.fraction=0.5", "federation.min_clients=2", "federation.num_rounds=8"];
+    // half of all pairs fail, and a run ends when three in a row do: not with every seed
+    let seed = (1..100).map(|n| format!("run.seed={n}")).find(|seed| {
+        let _ = std::fs::remove_dir_all(toy.path("whole"));
+        let ended = toy.antiphon(&[&["run", "run.toml", "--out", "whole", seed][..], &pairs].concat());
+        ended.code == Some(0) && ended.err.matches("failed at attempt").count() > 3
+    });
+    let seed = seed.unwrap();
+    let overrides = [&pairs[..], &[seed.as_str()]].concat();
+    for rounds in 1..8 {
+        let mut child = start_until(&toy, "a", &overrides, rounds);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(toy.antiphon(&["resume", "a"]).code, Some(0));
+        assert_eq!(left(&toy, "a"), left(&toy, "whole"), "killed after round {rounds}");
+        std::fs::remove_dir_all(toy.path("a")).unwrap();
+    }
+}
+
 #[test]
 fn a_finished_run_is_left_alone() {
     let toy = Toy::new();

@@ -79,6 +79,15 @@ impl<B: Backend> Client<B> {
         Ok(())
     }
 
+    /// Goes back to the state before `round`, in which this client's work did not count: what a checkpoint does not hold
+    /// must not outlive the round.
+    pub fn forget(&self, round: Round) {
+        let [last, earlier] = &mut *self.kept();
+        if last.as_ref().is_some_and(|k| k.round == round) {
+            *last = earlier.take();
+        }
+    }
+
     fn kept(&self) -> MutexGuard<'_, [Option<Kept>; 2]> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -161,6 +161,11 @@ fn a_resumed_or_repeated_round_has_the_same_bits() {
         assert_eq!(straight.run(&middle, Round(2)).unwrap(), third, "{policy}: repeated");
         assert_eq!(straight.run(&middle, Round(2)).unwrap(), third, "{policy}: repeated twice");
         assert_eq!(straight.state(), resumed.state());
+        // as if the round had not been
+        straight.forget(Round(2));
+        assert_eq!(straight.state(), state);
+        straight.forget(Round(2));
+        assert_eq!(straight.state(), state, "only that round is forgotten");
     }
 }
 

@@ -14,7 +14,10 @@ pub(super) fn run(a: &Logits, json: bool) -> Result<(), Failure> {
     let ids: Vec<u32> = a
         .ids
         .split_whitespace()
-        .map(|id| id.parse().fail_at(Kind::Usage, format_args!("--ids: `{id}`")))
+        .map(|id| {
+            let expected = "expected token ids, whole numbers from 0, such as \"1 5 7\"";
+            id.parse().map_err(|_| Failure::new(Kind::Usage, format_args!("--ids: `{id}`: {expected}")))
+        })
         .collect::<Result<_, _>>()?;
     if ids.is_empty() {
         return Err(Failure::new(Kind::Usage, "--ids: no ids; write them with spaces, such as \"1 5 7\""));

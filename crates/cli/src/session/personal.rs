@@ -78,6 +78,14 @@ impl Personal {
         list.push((round, own));
     }
 
+    /// Goes back to what `client` held before `round`, in which its work did not count.
+    pub(crate) fn forget(&self, client: ClientId, round: Round) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(list) = held.get_mut(&client) {
+            list.retain(|(r, _)| *r != round);
+        }
+    }
+
     /// What `client` holds, for a checkpoint.
     pub(crate) fn state(&self, client: ClientId) -> Option<(Round, Vec<f32>)> {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);

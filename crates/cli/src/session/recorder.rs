@@ -152,6 +152,7 @@ impl<'a> Recorder<'a> {
             tokens_per_second: (tokens > 0).then(|| tokens as f64 / wall),
             clients,
         };
+        self.crew.forget_others(&closed.contributions.iter().map(|c| c.client).collect(), closed.round);
         let mut dir = self.dir.lock().unwrap_or_else(PoisonError::into_inner);
         for contribution in closed.contributions {
             let state = self.crew.state(contribution.client);

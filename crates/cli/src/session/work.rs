@@ -1,6 +1,6 @@
 //! The clients of a run as the simulation hires them: one at a time each, timed, with what outlives a round.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -38,6 +38,16 @@ impl<'a> Crew<'a> {
     /// What the parts of the round took, and forgets it.
     pub(crate) fn took(&self) -> BTreeMap<ClientId, Took> {
         std::mem::take(&mut lock(&self.took))
+    }
+
+    /// Forgets what clients other than `counted` learnt in `round`: they worked in an attempt that failed, or in vain.
+    pub(crate) fn forget_others(&self, counted: &BTreeSet<ClientId>, round: Round) {
+        for (id, client) in self.clients.iter().filter(|(id, _)| !counted.contains(id)) {
+            client.forget(round);
+            if let Some(p) = &self.session.personal {
+                p.forget(*id, round);
+            }
+        }
     }
 
     /// What `client` keeps between rounds.

@@ -62,6 +62,19 @@ impl Toy {
         std::fs::read_to_string(self.path(name)).unwrap()
     }
 
+    /// Turns [`RUN`] into a federation where who has more than one batch diverges: the second step starts at weights of
+    /// 1e20, and the server makes of one step of 1e20 one of 0.01.
+    pub(crate) fn let_the_rich_diverge(&self) {
+        let text = RUN
+            .replace("validation = 0.125", "validation = 0")
+            .replace("test = 0.125", "test = 0")
+            .replace("learning_rate = 1e-2", "learning_rate = 1e20\noptimizer_state = \"keep\"")
+            .replace("local_steps = 2", "local_epochs = 1")
+            .replace("fraction = 0.67", "fraction = 1");
+        let server = "\n[server]\nid = \"sgdm\"\nlearning_rate = 1e-22\nmomentum = 0.5\n";
+        self.write("run.toml", text + server);
+    }
+
     /// Replaces `from`, which must occur, in `name`.
     pub(crate) fn edit(&self, name: &str, from: &str, to: &str) {
         let text = self.read(name);
@@ -166,6 +179,20 @@ pub(crate) fn rows(clients: usize, each: usize) -> String {
                 "completion": format!(" the {who} sat on {} logs", (i * 7 + c) % 10),
                 "category": who,
             });
+            writeln!(text, "{row}").unwrap();
+        }
+    }
+    text
+}
+
+/// So many rows for each category.
+pub(crate) fn rows_of<'a>(categories: impl IntoIterator<Item = (&'a str, usize)>) -> String {
+    let mut text = String::new();
+    for (who, count) in categories {
+        for i in 0..count {
+            let (prompt, completion) =
+                (format!("what do {who} do, {i}?"), format!(" the {who} sat on {i} logs"));
+            let row = serde_json::json!({ "prompt": prompt, "completion": completion, "category": who });
             writeln!(text, "{row}").unwrap();
         }
     }
