@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use antiphon_core::Digest;
 use support::{Ended, Toy, snapshot};
 
 const RUN_DIR: i32 = 6;
@@ -35,7 +36,7 @@ const LONGER: [&str; 2] = ["federation.num_rounds=10", "train.local_steps=6"];
 /// the clients' own included.
 #[derive(Debug, PartialEq)]
 struct Left {
-    adapter: Vec<u8>,
+    adapter: Digest,
     state: BTreeMap<String, serde_json::Value>,
 }
 

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use antiphon_core::Digest;
 use antiphon_model::tokenizer::train_bpe;
 
 /// Tokens of the toy's vocabulary: the 256 bytes, two specials and a few merges.
@@ -131,11 +132,11 @@ impl Toy {
         ended
     }
 
-    /// The bytes of the adapter in `run`.
+    /// Identifies the adapter in `run`.
     #[track_caller]
-    pub(crate) fn adapter(&self, run: &str) -> Vec<u8> {
+    pub(crate) fn adapter(&self, run: &str) -> Digest {
         let path = self.path(run).join("latest/adapter_model.safetensors");
-        std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+        Digest::of(&std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
     }
 }
 
