@@ -14,14 +14,14 @@ fn main() -> ExitCode {
     let check = std::env::args().any(|a| a == "--check");
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
     let mut stale = Vec::new();
-    let config = match config() {
-        Ok(text) => text,
+    let (config, catalogue) = match config().and_then(|c| Ok((c, catalogue()?))) {
+        Ok(texts) => texts,
         Err(e) => {
             eprintln!("reference: {e}");
             return ExitCode::FAILURE;
         }
     };
-    for (name, text) in [("cli.md", cli()), ("config.md", config), ("catalogue.md", catalogue())] {
+    for (name, text) in [("cli.md", cli()), ("config.md", config), ("catalogue.md", catalogue)] {
         let path = docs.join(name);
         if check {
             if std::fs::read_to_string(&path).ok().as_deref() != Some(text.as_str()) {
@@ -85,6 +85,12 @@ fn config() -> Result<String, String> {
     let data = include_str!("../../data/src/settings.rs");
     let split = include_str!("../../data/src/split.rs");
     let algo = include_str!("../../algo/src/settings.rs");
+    let sections = fields(runfile, "RunFile").ok_or("no `pub struct RunFile`")?;
+    out.push_str("## Sections\n\n| section | needed | what it says |\n|---|---|---|\n");
+    for key in &sections {
+        let _ = writeln!(out, "| `[{}]` | {} | {} |", key.name, if key.needed { "yes" } else { "" }, key.doc);
+    }
+    out.push('\n');
     for (section, source, name) in [
         ("run", runfile, "RunSettings"),
         ("model", runfile, "ModelSettings"),
@@ -97,48 +103,157 @@ fn config() -> Result<String, String> {
         ("eval", runfile, "EvalSettings"),
     ] {
         let rows = fields(source, name).ok_or_else(|| format!("[{section}]: no `pub struct {name}`"))?;
-        let _ = writeln!(out, "## `[{section}]`\n\n| key | type | meaning |\n|---|---|---|");
-        for (key, kind, doc) in rows {
-            let _ =
-                writeln!(out, "| `{key}` | `{}` | {} |", kind.replace('|', "\\|"), doc.replace('|', "\\|"));
-        }
-        out.push('\n');
+        let _ = write!(out, "## `[{section}]`\n\n{}\n", table(&rows));
     }
     Ok(out)
 }
 
-/// `(key, type, doc)` of the public fields of `struct name`.
-fn fields(source: &str, name: &str) -> Option<Vec<(String, String, String)>> {
-    let start = source.find(&format!("pub struct {name} {{"))?;
-    let mut rows = Vec::new();
-    let mut doc = String::new();
+/// One key of a section.
+struct Key {
+    name: String,
+    kind: String,
+    needed: bool,
+    doc: String,
+}
+
+/// Keys as a table; nothing for none.
+fn table(keys: &[Key]) -> String {
+    let mut out = String::new();
+    if keys.is_empty() {
+        return out;
+    }
+    out.push_str("| key | value | needed | meaning |\n|---|---|---|---|\n");
+    for key in keys {
+        let needed = if key.needed { "yes" } else { "" };
+        let [kind, doc] = [&key.kind, &key.doc].map(|t| t.replace('|', "\\|"));
+        let _ = writeln!(out, "| `{}` | {kind} | {needed} | {doc} |", key.name);
+    }
+    out
+}
+
+/// The fields of `struct name` in `source`, each with its doc comment.
+fn fields(source: &str, name: &str) -> Option<Vec<Key>> {
+    let start = source.find(&format!("struct {name} {{"))?;
+    let attributes = source[..start].rsplit("\n\n").next().unwrap_or_default();
+    let all_default = attributes.lines().any(|l| l.starts_with("#[serde(") && l.contains("default"));
+    if source[start..].lines().next()?.trim_end().ends_with("{}") {
+        return Some(Vec::new());
+    }
+    let mut keys = Vec::new();
+    let (mut doc, mut default) = (String::new(), all_default);
     for line in source[start..].lines().skip(1) {
         let line = line.trim();
         if line == "}" {
             break;
         }
+        let field = line.strip_prefix("pub(crate) ").or_else(|| line.strip_prefix("pub ")).unwrap_or(line);
         if let Some(text) = line.strip_prefix("///") {
             doc.push_str(text);
-        } else if let Some((key, kind)) = line.strip_prefix("pub ").and_then(|l| l.split_once(": ")) {
-            rows.push((key.to_owned(), kind.trim_end_matches(',').to_owned(), doc.trim().to_owned()));
-            doc.clear();
+        } else if line.starts_with("#[serde(") {
+            default |= line.contains("default");
+        } else if let Some((key, kind)) = field.split_once(": ") {
+            let (kind, optional) = toml_type(kind.trim_end_matches(','));
+            let doc = std::mem::take(&mut doc).trim().to_owned();
+            keys.push(Key { name: key.to_owned(), kind, needed: !default && !optional, doc });
+            default = all_default;
         }
     }
-    Some(rows)
+    Some(keys)
 }
 
-/// Every registry entry.
-fn catalogue() -> String {
-    let mut out = format!("{HEAD}# Catalogue\n\nEverything that a run file can name by `id`.\n");
+/// What a value looks like in the file, and whether its type allows it to be absent.
+fn toml_type(rust: &str) -> (String, bool) {
+    let inside = |outer: &str| rust.strip_prefix(outer).and_then(|r| r.strip_suffix('>'));
+    if let Some(inner) = inside("Option<") {
+        return (toml_type(inner).0, true);
+    }
+    if let Some(inner) = inside("Vec<") {
+        return (format!("list of {}", toml_type(inner).0), false);
+    }
+    let name = rust.rsplit("::").next().unwrap_or(rust);
+    let kind = match name {
+        "String" => "text",
+        "u32" | "u64" | "usize" | "NonZeroU32" => "integer",
+        "f32" | "f64" => "number",
+        "bool" => "`true` or `false`",
+        "PathBuf" => "path",
+        "Paths" => "path, or list of paths",
+        "Column" => "name, or number from zero",
+        "Targets" => "text, or list of names",
+        "Splitter" => "name, or table",
+        "Table" | "Columns" | "Fractions" => "table",
+        _ if name.starts_with("BTreeMap") || rust.starts_with("BTreeMap") => "table",
+        _ => "name",
+    };
+    (kind.to_owned(), false)
+}
+
+/// Where the entries of a registry live, by the beginning of its title. The file's name is the id.
+const FOLDERS: [(&str, &str); 8] = [
+    ("`[method]`", "tune/src/method"),
+    ("`[objective]`", "tune/src/objective"),
+    ("`[optimizer]`", "tune/src/optim"),
+    ("`[train.lr_scheduler]`", "tune/src/schedule"),
+    ("`[data.partition]`", "data/src/partition"),
+    ("`aggregation.layers`", "algo/src/layers"),
+    ("`aggregation.reducer`", "algo/src/reducers"),
+    ("`[server]`", "algo/src/servers"),
+];
+
+/// The keys of the entry `id` of the registry called `title`: those of the settings struct in its file, or of one in a file
+/// beside it that it names.
+fn keys(title: &str, id: &str) -> Result<Vec<Key>, String> {
+    let folder = FOLDERS.iter().find(|(begin, _)| title.starts_with(begin)).map(|(_, folder)| folder);
+    let folder = folder.ok_or_else(|| format!("{title}: the folder of its entries is not known here"))?;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
+    let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
+    let own = read(&folder.join(format!("{id}.rs")))?;
+    let mut sources = vec![own.clone()];
+    let entries = std::fs::read_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    let mut others: Vec<_> = entries.filter_map(Result::ok).map(|e| e.path()).collect();
+    others.sort();
+    for path in others.iter().filter(|p| p.extension().is_some_and(|e| e == "rs")) {
+        sources.push(read(path)?);
+    }
+    for source in &sources {
+        let settings = source.split("deny_unknown_fields").skip(1);
+        let names = settings.filter_map(|s| s.split_once("struct ")?.1.split([' ', '{']).next());
+        for name in names {
+            let named = own.split(|c: char| !c.is_alphanumeric()).any(|word| word == name);
+            if named && let Some(keys) = fields(source, name) {
+                return Ok(keys);
+            }
+        }
+    }
+    Err(format!("{}/{id}.rs: no settings struct with `deny_unknown_fields`", folder.display()))
+}
+
+/// Every registry entry with its keys.
+fn catalogue() -> Result<String, String> {
+    let mut out = format!(
+        "{HEAD}# Catalogue\n\nEverything that a run file can name by `id`, and the keys beside that `id`.\n"
+    );
     for (title, rows) in antiphon::catalogue::all() {
-        let _ = writeln!(out, "\n## {title}\n\n| id | reference | what it is |\n|---|---|---|");
+        let _ = write!(out, "\n## {title}\n");
         for row in rows {
-            let _ = writeln!(out, "| `{}` | {} | {} |", row.id, row.paper, row.about);
+            let paper =
+                if row.paper.is_empty() { String::new() } else { format!(" Reference: {}.", row.paper) };
+            let _ = write!(out, "\n### `{}`\n\n{}.{paper}\n", row.id, sentence(row.about));
+            let keys = table(&keys(title, row.id)?);
+            if !keys.is_empty() {
+                let _ = write!(out, "\n{keys}");
+            }
         }
     }
     out.push_str("\n## `antiphon doctor`: what it knows\n\n| id | what it looks for |\n|---|---|\n");
     for diagnosis in antiphon_report::doctor::ALL {
         let _ = writeln!(out, "| `{}` | {} |", diagnosis.id, diagnosis.about);
     }
-    out
+    Ok(out)
+}
+
+/// With a capital.
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |c| c.to_uppercase().chain(chars).collect())
 }
