@@ -60,6 +60,14 @@ impl Kernel for Avx2 {
     }
 }
 
+/// `x`, of which the compiler knows nothing.
+#[inline(always)]
+pub(super) fn opaque(mut x: usize) -> usize {
+    // SAFETY: no instructions.
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) x, options(pure, nomem, nostack, preserves_flags)) };
+    x
+}
+
 /// Lanes of the last vector that lie within `cols`, as a mask of sign bits.
 #[target_feature(enable = "avx2")]
 fn last_mask(cols: usize) -> __m256i {
@@ -76,8 +84,11 @@ unsafe fn tile<const R: usize, const V: usize, const PACKED: bool, const MASKED:
     // Prefetches may point anywhere.
     unsafe {
         let mask = last_mask(t.cols);
-        let (a_row, a_k) = if PACKED { (1, A_WIDTH) } else { (t.a_row, t.a_k) };
-        let (mut a, mut at) = (t.a, b.at);
+        // As in AVX-512's tile: addresses of rows that do not wait for each other.
+        let (row, a_k) = if PACKED { (4, A_WIDTH) } else { (opaque(4 * t.a_row), t.a_k) };
+        let (three, five) = if PACKED { (3 * row, 5 * row) } else { (opaque(3 * row), opaque(5 * row)) };
+        let a_rows = [0, row, 2 * row, three, 4 * row, five];
+        let (mut a, mut at) = (t.a.cast::<u8>(), b.at);
         for i in 0..R {
             _mm_prefetch::<_MM_HINT_T0>(t.c.wrapping_add(i * t.c_row).cast());
         }
@@ -92,12 +103,12 @@ unsafe fn tile<const R: usize, const V: usize, const PACKED: bool, const MASKED:
                 };
             }
             for i in 0..R {
-                let x = _mm256_set1_ps(a.add(i * a_row).read_unaligned());
+                let x = _mm256_set1_ps(a.add(a_rows[i]).cast::<f32>().read_unaligned());
                 for j in 0..V {
                     sums[i][j] = _mm256_fmadd_ps(x, row[j], sums[i][j]);
                 }
             }
-            a = a.wrapping_add(a_k);
+            a = a.wrapping_add(4 * a_k);
             at = at.wrapping_add(b.step);
         }
         let alpha = _mm256_set1_ps(t.alpha);

@@ -8,7 +8,7 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2::{self, Avx2};
+use super::avx2::{self, Avx2, opaque};
 use super::element::{Element, Kind};
 use super::kernel::{A_WIDTH, Columns, Kernel, Panel, Rows, Tile};
 use super::portable;
@@ -84,14 +84,6 @@ impl Kernel for Avx512 {
             }
         }
     }
-}
-
-/// `x`, of which the compiler knows nothing.
-#[inline(always)]
-fn opaque(mut x: usize) -> usize {
-    // SAFETY: no instructions.
-    unsafe { std::arch::asm!("/* {0} */", inout(reg) x, options(pure, nomem, nostack, preserves_flags)) };
-    x
 }
 
 /// # Safety
