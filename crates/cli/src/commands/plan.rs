@@ -77,9 +77,9 @@ pub(super) fn text(session: &Session, p: &Prediction) -> String {
         (
             "work",
             format!(
-                "{}FLOP of local training; this machine does {}FLOP/s",
-                short(p.flop).trim_end_matches(' ').to_owned() + " ",
-                short(p.flops_per_second).to_owned() + " "
+                "{}FLOP of local training; its steps run at {}FLOP/s here",
+                short(p.flop),
+                short(p.flops_per_second)
             ),
         ),
         ("time", format!("about {} without evaluation", seconds(p.seconds))),
