@@ -10,6 +10,12 @@ const LONGEST: usize = 500;
 /// Crates that know the federation and must not know tensors.
 const FEDERATED: [&str; 6] = ["core", "algo", "protocol", "sim", "store", "report"];
 
+/// Crates that ask models and must not be able to look inside one.
+const SEALED: [&str; 1] = ["oracle"];
+
+/// What looks inside a model.
+const INSIDE: [&str; 3] = ["antiphon-kernels", "antiphon-model", "antiphon-tune"];
+
 /// Libraries that numerical crates must not reach.
 const NETWORK: [&str; 4] = ["async-nats", "axum", "pyo3", "tokio"];
 
@@ -95,6 +101,12 @@ fn dependencies(root: &Path, breaches: &mut Vec<String>) -> Result<(), String> {
         let reached = reach(root, name)?;
         if reached.contains("antiphon-kernels") {
             breaches.push(format!("crates/{name}: nothing federated depends on kernels"));
+        }
+    }
+    for name in SEALED {
+        let reached = reach(root, name)?;
+        for inside in INSIDE.iter().filter(|i| reached.contains(**i)) {
+            breaches.push(format!("crates/{name}: black-box access does not depend on {inside}"));
         }
     }
     for name in ["core", "kernels", "model", "tune", "data", "algo"] {
