@@ -270,12 +270,33 @@ impl Batch {
         let prompt = if past == 0 { self.limits.prompt } else { 0 };
         self.check(ids, past + prompt)?;
         self.append(ids, prompt);
+        self.place(past, k_at);
+        Ok(())
+    }
+
+    /// Puts the last sequence after its `past`, which starts at row `k_at` of the cache.
+    fn place(&mut self, past: usize, k_at: usize) {
         if let Some(s) = self.segments.last_mut() {
             s.k_at = k_at;
             s.k_len = past + s.q_len;
             self.positions[s.q_at..s.q_at + s.q_len].iter_mut().for_each(|p| *p += past as u32);
         }
-        Ok(())
+    }
+
+    /// As [`Self::push_decode`], of `count` rows that come as vectors; gives the first of them.
+    pub(crate) fn push_given(&mut self, count: usize, past: usize, k_at: usize) -> Result<u32, BatchError> {
+        let prompt = if past == 0 { self.limits.prompt } else { 0 };
+        let (sequence, max_len, before) = (self.segments.len(), self.limits.max_len, past + prompt);
+        if count == 0 {
+            return Err(BatchError::Empty { sequence });
+        }
+        if before + count > max_len {
+            return Err(BatchError::TooLong { sequence, tokens: count, before, max_len });
+        }
+        let first = self.rows() + prompt;
+        self.append(&vec![NO_TOKEN; count], prompt);
+        self.place(past, k_at);
+        Ok(first as u32)
     }
 
     /// Refuses tokens that do not fit after `before` positions.

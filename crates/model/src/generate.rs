@@ -9,7 +9,7 @@ use antiphon_core::Stream;
 use antiphon_kernels::{Backend, Dst, Src};
 
 use crate::batch::Batch;
-use crate::net::{Cache, Net, NetError};
+use crate::net::{Cache, Net, NetError, Past};
 use crate::workspace::{Mode, Shape, Workspace};
 
 /// How the next token follows from the logits.
@@ -62,8 +62,8 @@ impl Sampling {
         Ok(Self(Kind::Nucleus { temperature, top_p }))
     }
 
-    /// The next token. `scratch` keeps its memory between calls.
-    fn pick(self, logits: &[f32], stream: &mut Stream, scratch: &mut Vec<(f64, u32)>) -> u32 {
+    /// The next token after `logits` over the vocabulary. `scratch` keeps its memory between calls.
+    pub fn pick(self, logits: &[f32], stream: &mut Stream, scratch: &mut Vec<(f64, u32)>) -> u32 {
         match self.0 {
             Kind::Greedy => first_greatest(logits),
             Kind::Nucleus { temperature, top_p } => {
@@ -273,7 +273,8 @@ impl<B: Backend> Generator<B> {
 
     /// Runs the batch; logits of each sequence's last row come to the host.
     fn step(&mut self, backend: &B, net: &Net<B>, params: &B::Buf) -> Result<(), NetError> {
-        net.forward_cached(backend, params, &self.batch, &mut self.ws, &mut self.cache, &self.rows)?;
+        let past = Past { cache: &mut self.cache, rows: &self.rows, given: None };
+        net.forward_cached(backend, params, &self.batch, &mut self.ws, past)?;
         let len = self.batch.last_rows().len() * net.spec().vocab;
         let logits = Dst::new(&mut self.logits, 0, len);
         net.logits(backend, params, &self.batch, self.batch.last_rows(), &mut self.ws, logits)?;

@@ -17,6 +17,7 @@ pub mod generate;
 pub mod init;
 pub mod names;
 pub mod net;
+pub mod pool;
 pub mod probe;
 pub mod spec;
 pub mod template;

@@ -2,6 +2,7 @@
 
 use antiphon_kernels::{Backend, BackendError};
 
+use super::embed::Given;
 use crate::spec::Spec;
 
 /// Rows of keys and values of every layer.
@@ -16,6 +17,17 @@ pub struct Cache<B: Backend> {
 pub(crate) struct LayerCache<B: Backend> {
     pub(crate) k: B::Buf,
     pub(crate) v: B::Buf,
+}
+
+/// What a step of generation has beside its batch.
+#[derive(Debug)]
+pub(crate) struct Past<'a, B: Backend> {
+    /// Where keys and values are kept.
+    pub(crate) cache: &'a mut Cache<B>,
+    /// Row of the cache for each row of the batch.
+    pub(crate) rows: &'a [u32],
+    /// Input vectors, where there are some.
+    pub(crate) given: Option<Given<'a, B>>,
 }
 
 impl<B: Backend> Cache<B> {

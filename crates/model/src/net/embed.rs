@@ -7,9 +7,24 @@ use super::maps::{Ctx, dst, src};
 use crate::batch::Batch;
 use crate::workspace::Acts;
 
+/// Input rows that come as vectors instead of ids.
+#[derive(Debug)]
+pub(crate) struct Given<'a, B: Backend> {
+    /// `[to, hidden]`, in the place of what the token table would give.
+    pub(crate) rows: &'a B::Buf,
+    /// The row of the batch that each takes; its id is [`crate::NO_TOKEN`].
+    pub(crate) to: &'a [u32],
+}
+
 impl<B: Backend> Net<B> {
     /// Fills the stream with `tokens + positions + types`; rows of the soft prompt take the prompt for a token.
-    pub(super) fn embed(&self, cx: &Ctx<'_, B>, batch: &Batch, acts: &mut Acts<B::Buf>) {
+    pub(super) fn embed(
+        &self,
+        cx: &Ctx<'_, B>,
+        batch: &Batch,
+        given: Option<&Given<'_, B>>,
+        acts: &mut Acts<B::Buf>,
+    ) {
         let (e, d, backend) = (&self.parts.embeddings, self.spec().hidden, cx.backend);
         let len = batch.rows() * d;
         let x = &mut acts.res[0];
@@ -17,6 +32,9 @@ impl<B: Backend> Net<B> {
         if let Some(p) = &self.wiring.prompt {
             let prompt = Src::new(cx.params, p.range.start, p.range.len());
             backend.rows(prompt, &batch.prompt_from, dst(x, len), &batch.prompt_to, d, false);
+        }
+        if let Some(&Given { rows, to }) = given {
+            backend.rows(src(rows, to.len() * d), &batch.iota[..to.len()], dst(x, len), to, d, false);
         }
         if let Some(table) = &e.position {
             backend.embedding(&batch.positions, table.mat(cx), d, dst(x, len), true);

@@ -31,6 +31,8 @@ use std::sync::Arc;
 use antiphon_kernels::{AttnShape, Backend, Dst};
 
 pub use cache::Cache;
+pub(crate) use cache::Past;
+pub(crate) use embed::Given;
 pub use maps::DropoutSeed;
 pub use resolve::NetError;
 
@@ -158,17 +160,16 @@ impl<B: Backend> Net<B> {
         self.run(backend, params, batch, ws, train, None)
     }
 
-    /// [`Net::forward`] for sequences whose past lies in `cache`: row `r` of the batch goes to row `rows[r]` of it.
+    /// [`Net::forward`] for sequences with a past.
     pub(crate) fn forward_cached(
         &self,
         backend: &B,
         params: &B::Buf,
         batch: &Batch,
         ws: &mut Workspace<B>,
-        cache: &mut Cache<B>,
-        rows: &[u32],
+        past: Past<'_, B>,
     ) -> Result<(), NetError> {
-        self.run(backend, params, batch, ws, None, Some((cache, rows)))
+        self.run(backend, params, batch, ws, None, Some(past))
     }
 
     fn run(
@@ -178,16 +179,16 @@ impl<B: Backend> Net<B> {
         batch: &Batch,
         ws: &mut Workspace<B>,
         seed: Option<DropoutSeed>,
-        mut cache: Option<(&mut Cache<B>, &[u32])>,
+        mut past: Option<Past<'_, B>>,
     ) -> Result<(), NetError> {
         if seed.is_some() && ws.mode == Mode::Infer {
             return Err(NetError::Inference);
         }
         self.check_step(backend, params, batch, ws)?;
         let cx = self.ctx(backend, params, seed);
-        self.embed(&cx, batch, &mut ws.acts);
+        self.embed(&cx, batch, past.as_ref().and_then(|p| p.given.as_ref()), &mut ws.acts);
         for layer in 0..self.spec().layers {
-            let kept = cache.as_mut().map(|(c, rows)| (c.layer(layer), *rows));
+            let kept = past.as_mut().map(|p| (p.cache.layer(layer), p.rows));
             let head = self.head_rows(batch, layer);
             self.attention(&cx, batch, head, &mut ws.acts, layer, kept);
             self.mlp(&cx, head.map_or(batch.rows(), <[u32]>::len), &mut ws.acts, layer);

@@ -7,5 +7,6 @@ mod common;
 mod generation;
 mod golden;
 mod laws;
+mod pool;
 mod refusals;
 mod shared;
