@@ -20,6 +20,7 @@
 
 pub mod access;
 pub mod answer;
+pub mod cma;
 pub mod error;
 pub mod oracle;
 pub mod query;
