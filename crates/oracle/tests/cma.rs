@@ -145,7 +145,7 @@ fn searches_are_those_of_pycma() {
     for run in runs {
         let what = format!("{} N={} λ={} {:?}", run.function, run.n, run.lambda, run.kind);
         let constants = Constants::new(run.n, run.lambda, run.kind).unwrap();
-        let mut cma = Cma::new(vec![0.5; run.n], 0.3, constants, run.kind).unwrap();
+        let mut cma = Cma::new(vec![0.5; run.n], 0.3, constants).unwrap();
         let mut noise = SplitMix(run.seed);
         for row in &run.rows {
             while cma.generation() < row.generation {
@@ -168,7 +168,7 @@ fn searches_are_those_of_pycma() {
 fn solutions_from_elsewhere_are_pulled_in_as_in_pycma() {
     let Injected { n, m, rows } = golden().injected;
     let constants = Constants::all_parents(n, m, Covariance::Full).unwrap();
-    let mut cma = Cma::new(vec![0.0; n], 1.0, constants, Covariance::Full).unwrap();
+    let mut cma = Cma::new(vec![0.0; n], 1.0, constants).unwrap();
     for row in rows {
         cma.set_sigma(0.9).unwrap();
         let foreign = row.solutions.into_iter().map(Candidate::foreign).collect();
@@ -182,7 +182,7 @@ fn solutions_from_elsewhere_are_pulled_in_as_in_pycma() {
 /// Generations until the best value seen is below `1e-9`.
 fn solve(function: &str, n: usize, lambda: usize, kind: Covariance, most: u64) -> Option<u64> {
     let constants = Constants::new(n, lambda, kind).unwrap();
-    let mut cma = Cma::new(vec![0.5; n], 0.3, constants, kind).unwrap();
+    let mut cma = Cma::new(vec![0.5; n], 0.3, constants).unwrap();
     let mut noise = Stream::new(1, Purpose::Test);
     while cma.generation() < most {
         let xs = cma.ask(&mut noise).unwrap();
@@ -217,7 +217,7 @@ fn at_500_dimensions_the_full_covariance_is_inert() {
     // 40 generations of BBT's population: the curves of full and isotropic search are the same to three digits
     let curve = |kind| {
         let constants = Constants::new(N, 20, kind).unwrap();
-        let mut cma = Cma::new(vec![0.5; N], 1.0, constants, kind).unwrap();
+        let mut cma = Cma::new(vec![0.5; N], 1.0, constants).unwrap();
         let mut noise = Stream::new(3, Purpose::Test);
         let mut last = 0.0;
         for _ in 0..40 {
@@ -242,7 +242,7 @@ fn at_500_dimensions_the_full_covariance_is_inert() {
 fn a_search_saved_and_loaded_continues_with_the_same_bits() {
     for (kind, lambda) in [(Covariance::Full, 5), (Covariance::Separable, 8), (Covariance::Isotropic, 5)] {
         let constants = Constants::new(7, lambda, kind).unwrap();
-        let mut a = Cma::new(vec![0.5; 7], 0.3, constants.clone(), kind).unwrap();
+        let mut a = Cma::new(vec![0.5; 7], 0.3, constants.clone()).unwrap();
         let mut noise = SplitMix(4);
         let step = |cma: &mut Cma, noise: &mut SplitMix| {
             let xs = cma.ask(noise).unwrap();
@@ -266,7 +266,7 @@ fn a_search_saved_and_loaded_continues_with_the_same_bits() {
 #[test]
 fn bad_states_and_bad_generations_change_nothing() {
     let constants = Constants::new(3, 4, Covariance::Full).unwrap();
-    let mut cma = Cma::new(vec![0.0; 3], 1.0, constants.clone(), Covariance::Full).unwrap();
+    let mut cma = Cma::new(vec![0.0; 3], 1.0, constants.clone()).unwrap();
     let mut noise = SplitMix(1);
     let xs = cma.ask(&mut noise).unwrap();
     assert!(xs.iter().all(|c| c.origin == Origin::Sampled && c.x.len() == 3) && xs.len() == 4);
