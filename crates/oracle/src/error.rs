@@ -69,3 +69,11 @@ pub enum OracleError {
     #[error(transparent)]
     Other(#[from] Box<dyn Error + Send + Sync>),
 }
+
+impl OracleError {
+    /// Whether the batch is known to have cost nothing.
+    #[must_use]
+    pub fn nothing_sent(&self) -> bool {
+        matches!(self, Self::Budget { .. } | Self::Width { .. } | Self::Length { .. } | Self::Question { .. })
+    }
+}

@@ -20,10 +20,13 @@
 
 pub mod access;
 pub mod answer;
+pub mod cache;
 pub mod cma;
 pub mod error;
+pub mod ledger;
 pub mod oracle;
 pub mod query;
+pub mod synthetic;
 
 pub use access::{Access, Grant, Need, Refusal, admit};
 pub use answer::{Answers, LabelScore, Missing, Usage};
