@@ -19,6 +19,8 @@ pub enum Purpose {
     Shuffle,
     /// Dropout masks.
     Dropout,
+    /// Directions in which weights are perturbed.
+    Perturbation,
     /// Sampling tokens in generation.
     Generate,
     /// Synthetic data.

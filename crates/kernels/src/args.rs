@@ -150,6 +150,39 @@ pub struct Dropout {
     pub p: f32,
 }
 
+/// The distribution of the numbers of a [`Noise`]: mean 0, variance 1, independent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Law {
+    /// N(0, 1), by Box and Muller 1958 in binary32: at most 6.6 in magnitude.
+    Gaussian,
+    /// ±1 with equal probability.
+    Rademacher,
+}
+
+/// A perturbation `scale · z` of one tensor, made where it is needed and never stored: `z_i` is a function of `key`, `high`
+/// and `i` alone, through words `4 ⌊i/4⌋ ..` of the Philox stream under `key` with high counter `high`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Noise {
+    /// Philox key, from `antiphon_core::Stream::key`.
+    pub key: [u32; 2],
+    /// High half of the counter: which direction.
+    pub high: u64,
+    /// How `z` is distributed.
+    pub law: Law,
+    /// Multiplies `z`.
+    pub scale: f32,
+    /// Index in the tensor of the first element at hand.
+    pub first: u64,
+}
+
+impl Noise {
+    /// The same from `elements` further on.
+    #[must_use]
+    pub fn skip(self, elements: usize) -> Self {
+        Self { first: self.first + elements as u64, ..self }
+    }
+}
+
 /// The weight of each row's loss in the objective.
 #[derive(Clone, Copy, Debug)]
 pub enum Coef<'a> {

@@ -11,7 +11,7 @@
 //!   with both lengths. Only allocation and transfer, where data meets the device, return errors; a device
 //!   that fails asynchronously reports at the next [`Backend::download`].
 
-pub use crate::args::{AdamW, AttnShape, Coef, Dropout, Gelu, Loss, Segment, Sgd};
+pub use crate::args::{AdamW, AttnShape, Coef, Dropout, Gelu, Law, Loss, Noise, Segment, Sgd};
 pub use crate::frozen::{DType, FrozenData};
 
 /// Allocation or transfer failed.
@@ -95,6 +95,9 @@ pub enum Mat<'a, B: Backend> {
     Frozen(&'a B::Frozen),
     /// Trainable.
     Live(Src<'a, B::Buf>),
+    /// Trainable and seen through a perturbation: `w + scale · z`, made on the way into the block and stored nowhere. Forward
+    /// blocks take it; a gradient block that is given one has a caller with a bug.
+    Noisy(Src<'a, B::Buf>, Noise),
 }
 
 impl<B: Backend> Clone for Mat<'_, B> {
@@ -162,6 +165,8 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
     fn axpy(&self, alpha: f32, x: Src<'_, Self::Buf>, y: Dst<'_, Self::Buf>, add: bool);
     /// `y = alpha · y`; gradient clipping.
     fn scale(&self, alpha: f32, y: Dst<'_, Self::Buf>);
+    /// `y = y + scale · z`: an update along a direction that is never stored.
+    fn add_noise(&self, noise: Noise, y: Dst<'_, Self::Buf>);
     /// `Σ x²`, accumulated in binary64.
     fn sum_squares(&self, x: Src<'_, Self::Buf>) -> f64;
     /// `y (+)= mask ⊙ x / (1 - p)`.

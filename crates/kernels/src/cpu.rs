@@ -18,15 +18,16 @@ mod head_loss;
 mod linear;
 mod loss;
 mod math;
+pub(crate) mod noise;
 mod norm;
 mod optim;
 mod rope;
-mod simd;
+pub(crate) mod simd;
 mod split;
 
 use crate::backend::{
     AdamW, AttnShape, Backend, BackendError, Coef, Dropout, Dst, FrozenData, Gelu, Layout, Linear, Loss, Mat,
-    Segment, Sgd, Src,
+    Noise, Segment, Sgd, Src,
 };
 use crate::pool::Pool;
 use elementwise::{Axpy, GeluGrad, GeluOf, Scale, SwiGlu, SwiGluGrad, Tanh, TanhGrad, apply};
@@ -84,6 +85,11 @@ impl<'a> Dst<'a, CpuBuf> {
 pub(crate) fn vector<R>(m: Mat<'_, Cpu>, f: impl FnOnce(&[f32]) -> R) -> R {
     match m {
         Mat::Live(s) => f(s.get()),
+        Mat::Noisy(s, noise) => buf::scratch(s.len, |seen| {
+            seen.copy_from_slice(s.get());
+            noise::add(Isa::detect(), noise, seen);
+            f(seen)
+        }),
         Mat::Frozen(d) => match d.as_f32(0, d.len()) {
             Some(values) => f(values),
             None => buf::scratch(d.len(), |wide| {
@@ -143,6 +149,9 @@ impl Backend for Cpu {
     }
     fn scale(&self, alpha: f32, y: Dst<'_, CpuBuf>) {
         apply(self, "scale", Scale(alpha), [], [y.get()]);
+    }
+    fn add_noise(&self, noise: Noise, y: Dst<'_, CpuBuf>) {
+        noise::add_noise(self, noise, y.get());
     }
     fn sum_squares(&self, x: Src<'_, CpuBuf>) -> f64 {
         elementwise::sum_squares(self, x.get())

@@ -34,6 +34,7 @@ pub use buffer::packing_bytes;
 pub use isa::Isa;
 pub use peak::measure_peak;
 
+use crate::backend::Noise;
 use crate::pool::Pool;
 use drive::Start;
 
@@ -128,7 +129,7 @@ pub fn gemm(
     ldc: usize,
 ) {
     let start = if add { Start::Add } else { Start::Zero };
-    drive::product(Isa::detect(), pool, m, n, k, alpha, a, b, start, c, ldc);
+    drive::product(Isa::detect(), pool, m, n, k, alpha, a, b, None, start, c, ldc);
 }
 
 /// [`gemm`] without `add`, plus `bias: [n]` on every row: `C = bias + alpha · A · B`, where the bias starts each sum
@@ -145,7 +146,29 @@ pub(crate) fn gemm_bias(
     c: &mut [f32],
     ldc: usize,
 ) {
-    drive::product(Isa::detect(), pool, m, n, k, alpha, a, b, Start::Bias(bias), c, ldc);
+    drive::product(Isa::detect(), pool, m, n, k, alpha, a, b, None, Start::Bias(bias), c, ldc);
+}
+
+/// `C (+)= A · (B + scale · z) + bias`, where element `i` of `B` as it lies in memory is perturbed by element `i` of `noise`
+/// while it is packed. A bias needs `add` to be off.
+pub(crate) fn gemm_noisy(
+    pool: &Pool,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Operand<'_>,
+    (b, noise): (Operand<'_>, Noise),
+    bias: Option<&[f32]>,
+    add: bool,
+    c: &mut [f32],
+    ldc: usize,
+) {
+    let start = match bias {
+        Some(bias) => Start::Bias(bias),
+        None if add => Start::Add,
+        None => Start::Zero,
+    };
+    drive::product(Isa::detect(), pool, m, n, k, 1.0, a, b, Some(noise), start, c, ldc);
 }
 
 /// [`gemm`] on a given instruction set, for tests and benchmarks.
@@ -167,7 +190,7 @@ pub fn gemm_on(
 ) {
     assert!(isa.available(), "this processor has no {isa:?}");
     let start = if add { Start::Add } else { Start::Zero };
-    drive::product(isa, pool, m, n, k, alpha, a, b, start, c, ldc);
+    drive::product(isa, pool, m, n, k, alpha, a, b, None, start, c, ldc);
 }
 
 /// What fixes the bits of a product, such as `fma-kc384`.

@@ -19,8 +19,8 @@ pub mod pool;
 pub mod reference;
 
 pub use backend::{
-    AdamW, AttnShape, Backend, BackendError, Coef, DType, Dropout, Dst, FrozenData, Gelu, Layout, Linear,
-    Loss, Mat, Segment, Sgd, Src,
+    AdamW, AttnShape, Backend, BackendError, Coef, DType, Dropout, Dst, FrozenData, Gelu, Law, Layout,
+    Linear, Loss, Mat, Noise, Segment, Sgd, Src,
 };
 pub use cpu::Cpu;
 pub use map::Mapped;

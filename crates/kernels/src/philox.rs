@@ -1,8 +1,8 @@
 //! Philox4x32-10 words by index (Salmon et al. 2011, section 3.3), for dropout masks. The same words as
 //! `antiphon_core::Stream`, written here so that this crate needs no other.
 
-const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+pub(crate) const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+pub(crate) const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
 /// The four words at `counter` under `key`.
 #[inline(always)]

@@ -6,6 +6,7 @@
 mod attention;
 mod linear;
 mod loss;
+mod noise;
 mod norm;
 mod optim;
 mod pointwise;
@@ -18,7 +19,7 @@ use std::borrow::Cow;
 
 use crate::backend::{
     AdamW, AttnShape, Backend, BackendError, Coef, Dropout, Dst, FrozenData, Gelu, Layout, Linear, Loss, Mat,
-    Segment, Sgd, Src,
+    Noise, Segment, Sgd, Src,
 };
 
 /// Binary64 on the host, in loops.
@@ -58,10 +59,13 @@ impl<'a> Dst<'a, RefBuf> {
     }
 }
 
-fn values<'a>(m: Mat<'a, Reference>) -> &'a [f64] {
+fn values<'a>(m: Mat<'a, Reference>) -> Cow<'a, [f64]> {
     match m {
-        Mat::Frozen(f) => &f.0,
-        Mat::Live(s) => s.get(),
+        Mat::Frozen(f) => Cow::Borrowed(&f.0),
+        Mat::Live(s) => Cow::Borrowed(s.get()),
+        Mat::Noisy(s, noise) => {
+            Cow::Owned(s.get().iter().enumerate().map(|(i, w)| w + noise::at(&noise, i)).collect())
+        }
     }
 }
 
@@ -70,8 +74,8 @@ fn out_in<'a>(map: Linear<'a, Reference>) -> Cow<'a, [f64]> {
     let w = values(map.w);
     crate::check::same("linear weight", w.len(), map.d_in * map.d_out);
     match map.layout {
-        Layout::OutIn => Cow::Borrowed(w),
-        Layout::InOut => Cow::Owned(linear::transpose(w, map.d_in, map.d_out)),
+        Layout::OutIn => w,
+        Layout::InOut => Cow::Owned(linear::transpose(&w, map.d_in, map.d_out)),
     }
 }
 
@@ -137,6 +141,9 @@ impl Backend for Reference {
     fn scale(&self, alpha: f32, y: Dst<'_, RefBuf>) {
         y.get().iter_mut().for_each(|y| *y *= f64::from(alpha));
     }
+    fn add_noise(&self, noise: Noise, y: Dst<'_, RefBuf>) {
+        y.get().iter_mut().enumerate().for_each(|(i, y)| *y += noise::at(&noise, i));
+    }
     fn sum_squares(&self, x: Src<'_, RefBuf>) -> f64 {
         x.get().iter().map(|x| x * x).sum()
     }
@@ -201,7 +208,7 @@ impl Backend for Reference {
     }
 
     fn embedding(&self, ids: &[u32], table: Mat<'_, Self>, width: usize, y: Dst<'_, RefBuf>, add: bool) {
-        rows::embedding(ids, values(table), width, y.get(), add);
+        rows::embedding(ids, &values(table), width, y.get(), add);
     }
     fn embedding_grad(&self, ids: &[u32], dy: Src<'_, RefBuf>, width: usize, dtable: Dst<'_, RefBuf>) {
         rows::embedding_grad(ids, dy.get(), width, dtable.get());
@@ -209,7 +216,7 @@ impl Backend for Reference {
 
     fn linear(&self, x: Src<'_, RefBuf>, map: Linear<'_, Self>, y: Dst<'_, RefBuf>, add: bool) {
         let bias = map.bias.map(values);
-        linear::linear(x.get(), &out_in(map), bias, map.d_in, map.d_out, y.get(), add);
+        linear::linear(x.get(), &out_in(map), bias.as_deref(), map.d_in, map.d_out, y.get(), add);
     }
     fn linear_dx(&self, dy: Src<'_, RefBuf>, map: Linear<'_, Self>, dx: Dst<'_, RefBuf>, add: bool) {
         // dy W is the linear map of the transposed weight
@@ -281,7 +288,7 @@ impl Backend for Reference {
         y: Dst<'_, RefBuf>,
         inv: Dst<'_, RefBuf>,
     ) {
-        norm::rms_norm(x.get(), values(w), width, f64::from(eps), y.get(), inv.get());
+        norm::rms_norm(x.get(), &values(w), width, f64::from(eps), y.get(), inv.get());
     }
     fn rms_norm_grad(
         &self,
@@ -295,7 +302,7 @@ impl Backend for Reference {
         dw: Option<Dst<'_, RefBuf>>,
     ) {
         let dw = dw.map(|d| d.get());
-        norm::rms_norm_grad(x.get(), values(w), width, inv.get(), dy.get(), dx.get(), add, dw);
+        norm::rms_norm_grad(x.get(), &values(w), width, inv.get(), dy.get(), dx.get(), add, dw);
     }
     fn layer_norm(
         &self,
@@ -307,7 +314,7 @@ impl Backend for Reference {
         y: Dst<'_, RefBuf>,
         stats: Dst<'_, RefBuf>,
     ) {
-        norm::layer_norm(x.get(), values(w), values(b), width, f64::from(eps), y.get(), stats.get());
+        norm::layer_norm(x.get(), &values(w), &values(b), width, f64::from(eps), y.get(), stats.get());
     }
     fn layer_norm_grad(
         &self,
@@ -321,7 +328,7 @@ impl Backend for Reference {
         dwb: Option<(&mut RefBuf, usize, usize)>,
     ) {
         let dwb = dwb.map(|(buf, w_at, b_at)| (buf.0.as_mut_slice(), w_at, b_at));
-        norm::layer_norm_grad(x.get(), values(w), width, stats.get(), dy.get(), dx.get(), add, dwb);
+        norm::layer_norm_grad(x.get(), &values(w), width, stats.get(), dy.get(), dx.get(), add, dwb);
     }
 
     fn rope(
@@ -383,7 +390,7 @@ impl Backend for Reference {
         let (d_in, vocab) = (head.d_in, head.d_out);
         let (h, w) = (h.get(), out_in(head));
         let logits = &mut scratch.get()[..labels.len() * vocab];
-        linear::linear(h, &w, head.bias.map(values), d_in, vocab, logits, false);
+        linear::linear(h, &w, head.bias.map(values).as_deref(), d_in, vocab, logits, false);
         let loss = loss::cross_entropy(logits, vocab, labels, coef, dh.is_some() || dw.is_some(), nll);
         if let Some(dh) = dh {
             let wt = linear::transpose(&w, vocab, d_in);

@@ -9,6 +9,7 @@ use antiphon_kernels::{Backend, BackendError};
 
 use crate::names::{self, Role};
 use crate::net::plan::{self, Plan};
+use crate::perturb::Perturbation;
 use crate::spec::{Activation, NormKind, Spec};
 use crate::wiring::{Pooling, Task, Wiring};
 
@@ -38,6 +39,7 @@ pub struct Workspace<B: Backend> {
     pub(crate) shape: Shape,
     pub(crate) mode: Mode,
     pub(crate) acts: Acts<B::Buf>,
+    pub(crate) noise: Option<Perturbation>,
     bytes: usize,
 }
 
@@ -48,7 +50,8 @@ impl<B: Backend> Workspace<B> {
             elements += len;
             backend.alloc(len)
         })?;
-        Ok(Self { shape: dims.shape, mode: dims.mode, acts, bytes: elements * size_of::<f32>() })
+        let bytes = elements * size_of::<f32>();
+        Ok(Self { shape: dims.shape, mode: dims.mode, acts, noise: None, bytes })
     }
 
     /// The largest step it serves.
@@ -61,6 +64,12 @@ impl<B: Backend> Workspace<B> {
     #[must_use]
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// From now on forward passes and losses see the trainable vector through `noise`, or as it is. The vector itself is not
+    /// written. For workspaces planned for inference.
+    pub fn perturb(&mut self, noise: Option<Perturbation>) {
+        self.noise = noise;
     }
 
     /// Bytes of its buffers, at four an element.
@@ -184,6 +193,8 @@ pub(crate) struct LowActs<T> {
     pub(crate) dropped: T,
     /// Gradient of `dropped`.
     pub(crate) ddropped: T,
+    /// `A` (or the soft prompt) and `B` as a perturbation shows them; in inference alone.
+    pub(crate) seen: [T; 2],
 }
 
 /// The end of the model.
@@ -254,6 +265,7 @@ impl<T> Acts<T> {
             dxa: make(when(train, n * rank))?,
             dropped: make(when(train, n * plan.dropout_width))?,
             ddropped: make(when(train, n * plan.dropout_width))?,
+            seen: [make(when(!train, plan.overlay[0]))?, make(when(!train, plan.overlay[1]))?],
         };
         let wide = [
             make(n * f.max(q).max(fused))?,

@@ -1,7 +1,7 @@
 //! Blocks that move rows and columns: gathers, pooling, embedding. They are bound by memory.
 
-use super::Cpu;
 use super::split::{Parts, rows_per_task, split};
+use super::{Cpu, noise};
 use crate::backend::{FrozenData, Mat, Segment};
 use crate::check;
 
@@ -102,7 +102,7 @@ pub(super) fn mean_pool_grad(dy: &[f32], segments: &[Segment], width: usize, dx:
 pub(super) fn embedding(cpu: &Cpu, ids: &[u32], table: Mat<'_, Cpu>, width: usize, y: &mut [f32], add: bool) {
     let total = match table {
         Mat::Frozen(d) => d.len(),
-        Mat::Live(s) => s.len,
+        Mat::Live(s) | Mat::Noisy(s, _) => s.len,
     };
     let vocab = check::rows("embedding table", total, width);
     check::same("embedding y", y.len(), ids.len() * width);
@@ -120,6 +120,10 @@ pub(super) fn embedding(cpu: &Cpu, ids: &[u32], table: Mat<'_, Cpu>, width: usiz
             match table {
                 Mat::Live(s) => put(y, &s.get()[at..][..width], add),
                 Mat::Frozen(d) => widen_row(d, at, y, add),
+                Mat::Noisy(s, noise) => {
+                    put(y, &s.get()[at..][..width], add);
+                    noise::add(cpu.isa, noise.skip(at), y);
+                }
             }
         }
     });

@@ -5,8 +5,10 @@
 //! `dW += dz^T h`. A chunk of logits is some 32 MB whatever the vocabulary, and it is written and read while it lies in
 //! the last-level cache, or close to it.
 
+mod noisy;
+
 use super::{Cpu, Isa, linear, loss};
-use crate::backend::{Coef, Layout, Linear, Loss};
+use crate::backend::{Coef, Layout, Linear, Loss, Mat};
 use crate::check;
 use crate::pool::Pool;
 
@@ -48,6 +50,10 @@ pub(super) fn linear_cross_entropy(
     }
     let needed = scratch(m, vocab);
     assert!(logits.len() >= needed, "head scratch: {} elements where {needed} are needed", logits.len());
+    if let Mat::Noisy(w, noise) = head.w {
+        assert!(dh.is_none() && dw.is_none(), "a gradient through a perturbed head");
+        return noisy::cross_entropy(pool, h, head, (w.get(), noise), labels, logits, nll);
+    }
     let mut total = Loss::default();
     let step = chunk_rows(vocab);
     for first in (0..m).step_by(step) {

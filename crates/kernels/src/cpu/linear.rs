@@ -6,13 +6,13 @@
 use super::{Cpu, vector};
 use crate::backend::{DType, FrozenData, Layout, Linear, Mat};
 use crate::check;
-use crate::gemm::{Elems, Operand, gemm, gemm_bias};
+use crate::gemm::{Elems, Operand, gemm, gemm_bias, gemm_noisy};
 use crate::pool::Pool;
 
 /// A weight as a `d_out × d_in` operand.
 pub(super) fn weight<'a>(map: Linear<'a, Cpu>) -> Operand<'a> {
     let data = match map.w {
-        Mat::Live(values) => Elems::F32(values.get()),
+        Mat::Live(values) | Mat::Noisy(values, _) => Elems::F32(values.get()),
         Mat::Frozen(FrozenData::Owned(values)) => Elems::F32(values),
         Mat::Frozen(FrozenData::Mapped { file, at, dtype, len }) => {
             let bytes = &file.bytes()[*at..][..len * dtype.size()];
@@ -37,14 +37,25 @@ pub(super) fn linear(pool: &Pool, x: &[f32], map: Linear<'_, Cpu>, y: &mut [f32]
     let n = check::rows("linear x", x.len(), k);
     check::same("linear y", y.len(), n * o);
     let (x, w) = (Operand::rows(x, k), weight(map).t());
+    if let Mat::Noisy(_, noise) = map.w {
+        let w = (w, noise);
+        return match map.bias {
+            None => gemm_noisy(pool, n, o, k, x, w, None, add, y, o),
+            Some(bias) => vector(bias, |bias| {
+                check::same("linear bias", bias.len(), o);
+                if add {
+                    add_bias(bias, y);
+                }
+                gemm_noisy(pool, n, o, k, x, w, (!add).then_some(bias), add, y, o);
+            }),
+        };
+    }
     match map.bias {
         None => gemm(pool, n, o, k, 1.0, x, w, add, y, o),
         Some(bias) => vector(bias, |bias| {
             check::same("linear bias", bias.len(), o);
             if add {
-                for row in y.chunks_exact_mut(o) {
-                    row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-                }
+                add_bias(bias, y);
                 gemm(pool, n, o, k, 1.0, x, w, true, y, o);
             } else {
                 gemm_bias(pool, n, o, k, 1.0, x, w, bias, y, o);
@@ -53,9 +64,17 @@ pub(super) fn linear(pool: &Pool, x: &[f32], map: Linear<'_, Cpu>, y: &mut [f32]
     }
 }
 
+/// `bias` on every row.
+fn add_bias(bias: &[f32], y: &mut [f32]) {
+    for row in y.chunks_exact_mut(bias.len()) {
+        row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+    }
+}
+
 /// `dx (+)= dy W`.
 pub(super) fn linear_dx(pool: &Pool, dy: &[f32], map: Linear<'_, Cpu>, dx: &mut [f32], add: bool) {
     let (k, o) = (map.d_in, map.d_out);
+    assert!(!matches!(map.w, Mat::Noisy(..)), "a gradient through a perturbed weight");
     let n = check::rows("linear dy", dy.len(), o);
     check::same("linear dx", dx.len(), n * k);
     gemm(pool, n, k, o, 1.0, Operand::rows(dy, o), weight(map), add, dx, k);

@@ -19,12 +19,21 @@ mod avx512;
 mod portable;
 
 /// Lanes of a vector.
-pub(super) const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// An instruction set that the processor has.
-pub(super) trait Simd: Copy {
+pub(crate) trait Simd: Copy {
     /// Sixteen numbers.
     type F: Lanes;
+    /// Sixteen words.
+    type U: Words<F = Self::F>;
+    /// `x` in every lane.
+    fn splat_word(self, x: u32) -> Self::U;
+    /// The words of an array.
+    fn load_words(self, x: &[u32; LANES]) -> Self::U;
+    /// Sixteen rows of four numbers, given by columns, as four vectors in memory order: number `4 i + j` of the result is
+    /// lane `i` of `columns[j]`.
+    fn interleave(self, columns: [Self::F; 4]) -> [Self::F; 4];
     /// `x` in every lane.
     fn splat(self, x: f32) -> Self::F;
     /// The numbers of an array.
@@ -60,7 +69,7 @@ pub(super) trait Simd: Copy {
 }
 
 /// Sixteen numbers. Operators and methods act on each lane.
-pub(super) trait Lanes:
+pub(crate) trait Lanes:
     Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self> + Neg<Output = Self>
 {
     /// Writes the numbers.
@@ -111,6 +120,30 @@ pub(super) trait Lanes:
     }
 }
 
+/// Sixteen words of 32 bits. Additions wrap.
+pub(crate) trait Words: Copy {
+    /// As many numbers.
+    type F: Lanes;
+    /// The sum, without its carry.
+    fn plus(self, b: Self) -> Self;
+    /// Exclusive or.
+    fn xor(self, b: Self) -> Self;
+    /// Bits of both.
+    fn and(self, b: Self) -> Self;
+    /// The high and the low half of the product.
+    fn wide_product(self, b: Self) -> [Self; 2];
+    /// Bits moved down, zeros behind them.
+    fn right<const N: u32>(self) -> Self;
+    /// Bits moved up, zeros behind them.
+    fn left<const N: u32>(self) -> Self;
+    /// As signed integers, rounded to the nearest number, ties to even.
+    fn to_numbers(self) -> Self::F;
+    /// The same bits as numbers.
+    fn as_numbers(self) -> Self::F;
+    /// The bits of numbers.
+    fn of_numbers(x: Self::F) -> Self;
+}
+
 #[inline(always)]
 fn fold(mut x: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
@@ -125,7 +158,7 @@ fn fold(mut x: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
 
 /// A computation written once for all instruction sets. `run` must be `#[inline(always)]`, as must be all that it
 /// calls, to be compiled with the instructions of its caller.
-pub(super) trait Kernel {
+pub(crate) trait Kernel {
     /// What it returns.
     type Out;
     /// Computes.
@@ -134,7 +167,7 @@ pub(super) trait Kernel {
 
 /// Runs a kernel on `isa`, or on plain Rust where the processor lacks it.
 #[inline]
-pub(super) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
+pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 if isa.available() => {
@@ -152,6 +185,6 @@ pub(super) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
 
 /// Places of the vectors of a slice of `len`; the last may reach past the end.
 #[inline(always)]
-pub(super) fn vectors(len: usize) -> impl Iterator<Item = usize> {
+pub(crate) fn vectors(len: usize) -> impl Iterator<Item = usize> {
     (0..len).step_by(LANES)
 }

@@ -16,6 +16,7 @@ pub(super) struct Avx2;
 const AHEAD: usize = 8;
 
 impl Kernel for Avx2 {
+    const ISA: super::Isa = super::Isa::Avx2;
     const MR: usize = 6;
     const NR: usize = 16;
     const LANES: usize = 8;

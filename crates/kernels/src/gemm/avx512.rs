@@ -24,6 +24,7 @@ const AHEAD_UNPACKED: usize = 16;
 const FETCH_STEPS: usize = 8;
 
 impl Kernel for Avx512 {
+    const ISA: super::Isa = super::Isa::Avx512;
     const MR: usize = 8;
     const NR: usize = 48;
     const LANES: usize = 16;

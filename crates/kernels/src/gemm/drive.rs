@@ -6,6 +6,8 @@ use super::element::{Element, Kind};
 use super::kernel::{A_WIDTH, Kernel, Panel, Tile};
 use super::portable::Portable;
 use super::{Elems, Isa, KC, Operand};
+use crate::backend::Noise;
+use crate::cpu::noise::{self, PanelNoise};
 use crate::pool::Pool;
 
 /// What the sums over blocks start from.
@@ -64,6 +66,8 @@ pub(super) struct Product {
     pub(super) alpha: f32,
     pub(super) a: Raw,
     pub(super) b: Raw,
+    /// Added to `B` where it is packed.
+    pub(super) noise: Option<Noise>,
     /// See [`Tile::from`], for the first block of `k`.
     pub(super) from: *const f32,
     pub(super) from_row: usize,
@@ -92,6 +96,7 @@ pub(super) fn product(
     alpha: f32,
     a: Operand<'_>,
     b: Operand<'_>,
+    noise: Option<Noise>,
     start: Start<'_>,
     c: &mut [f32],
     ldc: usize,
@@ -123,7 +128,7 @@ pub(super) fn product(
         Start::Bias(bias) => (bias.as_ptr(), 0),
     };
     let (a, b, c) = (Raw::new(a), Raw::new(b), c.as_mut_ptr());
-    let product = Product { m, n, k, alpha, a, b, from, from_row, c, ldc };
+    let product = Product { m, n, k, alpha, a, b, noise, from, from_row, c, ldc };
     // SAFETY: the bounds are checked above, and the processor has `isa`: it was detected, or asserted by the caller.
     unsafe {
         match isa {
@@ -146,7 +151,10 @@ impl Product {
     unsafe fn run<K: Kernel>(&self, pool: &Pool) {
         // SAFETY: the caller's promise, and each plan's condition.
         unsafe {
-            if self.is_turned() {
+            // only the blocked nest packs all of `B`, and every element of it once
+            if self.noise.is_some() {
+                self.blocked::<K>(pool);
+            } else if self.is_turned() {
                 self.turned::<K>(pool);
             } else if self.is_thin::<K>() {
                 self.thin::<K>(pool);
@@ -240,6 +248,13 @@ impl Product {
                 };
                 // SAFETY: the caller's promise.
                 unsafe { pack::<K>(self.b.kind, &panel) };
+                let Some(noise) = self.noise else { continue };
+                let from = (steps.start + at) * self.b.rs + first * self.b.cs;
+                let (lane, step) = (self.b.cs, self.b.rs);
+                let of_panel = PanelNoise { noise: noise.skip(from), lane, step, lanes, width };
+                // SAFETY: `pack` has just written these elements, which are this call's alone.
+                let packed = unsafe { std::slice::from_raw_parts_mut(panel.dst, part.len() * width) };
+                noise::add_to_panel(K::ISA, of_panel, packed);
             }
         }
     }

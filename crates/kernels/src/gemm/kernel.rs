@@ -1,5 +1,6 @@
 //! What an instruction set supplies: a register tile, the packing of panels, and a product of few rows.
 
+use super::Isa;
 use super::element::Element;
 
 /// Rows that a packed panel of `A` holds side by side, for every instruction set.
@@ -59,6 +60,8 @@ pub(super) struct Panel {
 
 /// An instruction set.
 pub(super) trait Kernel: 'static {
+    /// Which one.
+    const ISA: Isa;
     /// Most rows of a tile, at most [`A_WIDTH`].
     const MR: usize;
     /// Most columns of a tile.

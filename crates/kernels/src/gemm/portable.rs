@@ -7,6 +7,7 @@ use super::kernel::{Columns, Kernel, Panel, Rows, Tile};
 pub(super) struct Portable;
 
 impl Kernel for Portable {
+    const ISA: super::Isa = super::Isa::Portable;
     const MR: usize = 4;
     const NR: usize = 16;
     const LANES: usize = 8;

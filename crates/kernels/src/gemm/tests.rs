@@ -311,3 +311,28 @@ fn the_second_product_of_a_shape_allocates_nothing() {
     assert!(packing_bytes() > 0);
     assert_eq!(profile(), "fma-kc384");
 }
+
+/// A perturbed operand gives the bits of the product with the perturbed matrix, whatever packs it.
+#[test]
+fn noise_is_added_where_an_operand_is_packed() {
+    use crate::backend::{Law, Noise};
+    let noise_of = Noise { key: [5, 6], high: 7, law: Law::Gaussian, scale: 0.25, first: 40 };
+    for (m, n, k) in [(1, 1, 1), (3, 50, 9), (70, 100, 40), (9, 33, KC + 4), (20, 97, 2 * KC + 3)] {
+        let a = noise(1, m * k);
+        let w = noise(2, n * k);
+        let mut seen = w.clone();
+        crate::cpu::noise::add(Isa::Portable, noise_of, &mut seen);
+        for by_rows in [false, true] {
+            let b = |data| if by_rows { Operand::rows(data, n) } else { Operand::rows(data, k).t() };
+            let mut expected = vec![0.0; m * n];
+            gemm(&Pool::new(1), m, n, k, 1.0, Operand::rows(&a, k), b(&seen), false, &mut expected, n);
+            for (isa, threads) in isas().into_iter().flat_map(|isa| [(isa, 1), (isa, 3)]) {
+                let mut found = vec![0.0; m * n];
+                let (pool, a) = (Pool::new(threads), Operand::rows(&a, k));
+                let start = drive::Start::Zero;
+                drive::product(isa, &pool, m, n, k, 1.0, a, b(&w), Some(noise_of), start, &mut found, n);
+                assert_eq!(found, expected, "{m} x {n} x {k} by_rows {by_rows} {isa:?} on {threads}");
+            }
+        }
+    }
+}

@@ -7,6 +7,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod cases;
+pub(crate) mod noise;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub(crate) fn cases<B: Backend>() -> Vec<Case<B>> {
     all.extend(cases::loss());
     all.extend(cases::optim());
     all.extend(attention::cases());
+    all.extend(noise::cases());
     all
 }
 

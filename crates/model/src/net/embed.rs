@@ -1,6 +1,6 @@
 //! The bottom of the model: tokens, soft prompt, learned positions, token types.
 
-use antiphon_kernels::{Backend, Dst, Src};
+use antiphon_kernels::{Backend, Dst};
 
 use super::Net;
 use super::maps::{Ctx, dst, src};
@@ -27,10 +27,11 @@ impl<B: Backend> Net<B> {
     ) {
         let (e, d, backend) = (&self.parts.embeddings, self.spec().hidden, cx.backend);
         let len = batch.rows() * d;
-        let x = &mut acts.res[0];
+        let Acts { res, low, .. } = acts;
+        let x = &mut res[0];
         backend.embedding(&batch.ids, e.token.mat(cx), d, dst(x, len), false);
         if let Some(p) = &self.wiring.prompt {
-            let prompt = Src::new(cx.params, p.range.start, p.range.len());
+            let prompt = cx.overlay(&p.range, &mut low.seen[0]);
             backend.rows(prompt, &batch.prompt_from, dst(x, len), &batch.prompt_to, d, false);
         }
         if let Some(&Given { rows, to }) = given {

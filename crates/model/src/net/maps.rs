@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use antiphon_kernels::{Backend, Dropout, Dst, Layout, Linear, Mat, Src};
+use antiphon_kernels::{Backend, Dropout, Dst, Layout, Linear, Mat, Noise, Src};
 
+use crate::perturb::Perturbation;
 use crate::weights::Weights;
 use crate::wiring::LoraPair;
 use crate::workspace::LowActs;
@@ -24,6 +25,24 @@ pub(crate) struct Ctx<'a, B: Backend> {
     pub(crate) params: &'a B::Buf,
     pub(crate) weights: &'a Weights<B>,
     pub(crate) seed: Option<DropoutSeed>,
+    /// Through which the trainable vector is seen.
+    pub(crate) noise: Option<Perturbation>,
+}
+
+impl<B: Backend> Ctx<'_, B> {
+    /// What a tensor of the trainable vector is perturbed by.
+    fn noise_of(&self, range: &Range<usize>) -> Option<Noise> {
+        self.noise.as_ref().and_then(|p| p.of(range.start))
+    }
+
+    /// A small tensor of the trainable vector as it is, or its perturbed copy in `seen`.
+    pub(crate) fn overlay<'s>(&'s self, range: &Range<usize>, seen: &'s mut B::Buf) -> Src<'s, B::Buf> {
+        let own = Src::new(self.params, range.start, range.len());
+        let Some(noise) = self.noise_of(range) else { return own };
+        self.backend.axpy(1.0, own, dst(seen, own.len), false);
+        self.backend.add_noise(noise, dst(seen, own.len));
+        src(seen, own.len)
+    }
 }
 
 /// A tensor: frozen (its index among the weights) or live (its range of the trainable vector).
@@ -37,7 +56,10 @@ impl Param {
     pub(crate) fn mat<'a, B: Backend>(&self, cx: &Ctx<'a, B>) -> Mat<'a, B> {
         match self {
             Self::Frozen(i) => Mat::Frozen(cx.weights.at(*i)),
-            Self::Live(r) => Mat::Live(Src::new(cx.params, r.start, r.len())),
+            Self::Live(r) => {
+                let own = Src::new(cx.params, r.start, r.len());
+                cx.noise_of(r).map_or(Mat::Live(own), |noise| Mat::Noisy(own, noise))
+            }
         }
     }
 
@@ -122,14 +144,14 @@ impl Map {
         let (x, len) = (src(x, n * self.d_in), n * self.d_out);
         cx.backend.linear(x, self.linear(cx), dst(y, len), add);
         let Some(Low { pair, slot, .. }) = &self.low else { return };
-        let LowActs { xa, dropped, .. } = low;
+        let LowActs { xa, dropped, seen: [a, b], .. } = low;
         let x = self.dropped(cx, x, dropped);
         // inference keeps one buffer for all pairs
         let slot = (*slot).min(xa.len() - 1);
         cx.backend.lora(
             x,
-            Src::new(cx.params, pair.a.start, pair.a.len()),
-            Src::new(cx.params, pair.b.start, pair.b.len()),
+            cx.overlay(&pair.a, a),
+            cx.overlay(&pair.b, b),
             pair.rank,
             pair.scale,
             dst(&mut xa[slot], n * pair.rank),
@@ -178,7 +200,7 @@ impl Map {
             b.linear_dx(dy, self.linear(cx), dst(dx, len), *add);
         }
         let Some(Low { pair, slot, .. }) = &self.low else { return };
-        let LowActs { xa, dxa, dropped, ddropped } = low;
+        let LowActs { xa, dxa, dropped, ddropped, .. } = low;
         let mask = self.low.as_ref().and_then(|l| l.mask(cx));
         let x = self.dropped(cx, src(x, len), dropped);
         // with dropout the gradient of the dropped input passes the mask once more on its way to `dx`

@@ -185,7 +185,7 @@ impl<B: Backend> Net<B> {
             return Err(NetError::Inference);
         }
         self.check_step(backend, params, batch, ws)?;
-        let cx = self.ctx(backend, params, seed);
+        let cx = self.ctx(backend, params, seed, ws);
         self.embed(&cx, batch, past.as_ref().and_then(|p| p.given.as_ref()), &mut ws.acts);
         for layer in 0..self.spec().layers {
             let kept = past.as_mut().map(|p| (p.cache.layer(layer), p.rows));
@@ -218,7 +218,7 @@ impl<B: Backend> Net<B> {
         if lowest > plan::norm(2 * self.spec().layers) {
             return Ok(());
         }
-        let cx = self.ctx(backend, params, train);
+        let cx = self.ctx(backend, params, train, ws);
         self.out_backward(&cx, batch, &mut ws.acts, grads);
         for layer in (0..self.spec().layers).rev() {
             let head = self.head_rows(batch, layer);
@@ -235,8 +235,14 @@ impl<B: Backend> Net<B> {
         Ok(())
     }
 
-    fn ctx<'a>(&'a self, backend: &'a B, params: &'a B::Buf, seed: Option<DropoutSeed>) -> Ctx<'a, B> {
-        Ctx { backend, params, weights: &self.weights, seed }
+    fn ctx<'a>(
+        &'a self,
+        backend: &'a B,
+        params: &'a B::Buf,
+        seed: Option<DropoutSeed>,
+        ws: &Workspace<B>,
+    ) -> Ctx<'a, B> {
+        Ctx { backend, params, weights: &self.weights, seed, noise: ws.noise.clone() }
     }
 
     fn check_params(&self, backend: &B, params: &B::Buf) -> Result<(), NetError> {
@@ -252,6 +258,9 @@ impl<B: Backend> Net<B> {
         ws: &Workspace<B>,
     ) -> Result<(), NetError> {
         self.check_params(backend, params)?;
+        if ws.noise.is_some() && ws.mode == Mode::Train {
+            return Err(NetError::Training);
+        }
         capacity("rows", batch.rows(), ws.shape.tokens)?;
         let head = batch.head_rows().map_or(0, <[u32]>::len);
         capacity("rows of the head", head, backend.len(&ws.acts.out.x) / self.spec().hidden)?;

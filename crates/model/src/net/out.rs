@@ -38,7 +38,7 @@ impl<B: Backend> Net<B> {
         if m == 0 {
             return Err(NetError::NoLabels);
         }
-        let cx = self.ctx(backend, params, None);
+        let cx = self.ctx(backend, params, None, ws);
         self.select(&cx, batch, &batch.label_rows, ws)?;
         let d = self.spec().hidden;
         let OutActs { h, dh, chunk, .. } = &mut ws.acts.out;
@@ -83,7 +83,7 @@ impl<B: Backend> Net<B> {
         }
         self.classify(backend, params, batch, ws)?;
         let (s, d) = (batch.segments.len(), self.spec().hidden);
-        let cx = self.ctx(backend, params, None);
+        let cx = self.ctx(backend, params, None, ws);
         let Acts { out, low, .. } = &mut ws.acts;
         let OutActs { h, dh, pooled: [pooled, dpooled], classes, .. } = out;
         let logits = dst(classes, s * head.d_out);
@@ -136,7 +136,7 @@ impl<B: Backend> Net<B> {
         logits: Dst<'_, B::Buf>,
     ) -> Result<(), NetError> {
         let Out::Lm { head } = &self.parts.out else { return Err(self.wrong_task(batch)) };
-        let cx = self.ctx(backend, params, None);
+        let cx = self.ctx(backend, params, None, ws);
         self.select(&cx, batch, rows, ws)?;
         let (d, vocab) = (self.spec().hidden, self.spec().vocab);
         let map = Linear { w: head.mat(&cx), bias: None, d_in: d, d_out: vocab, layout: Layout::OutIn };
@@ -156,7 +156,7 @@ impl<B: Backend> Net<B> {
         rows: &[u32],
         ws: &'w mut Workspace<B>,
     ) -> Result<Src<'w, B::Buf>, NetError> {
-        let cx = self.ctx(backend, params, None);
+        let cx = self.ctx(backend, params, None, ws);
         self.select(&cx, batch, rows, ws)?;
         Ok(src(&ws.acts.out.h, rows.len() * self.spec().hidden))
     }
@@ -201,7 +201,7 @@ impl<B: Backend> Net<B> {
             return Err(self.wrong_task(batch));
         };
         self.check_step(backend, params, batch, ws)?;
-        let cx = self.ctx(backend, params, None);
+        let cx = self.ctx(backend, params, None, ws);
         let (s, n, d) = (batch.segments.len(), batch.rows(), self.spec().hidden);
         match pooling {
             Pooling::Cls | Pooling::Pooler => self.select(&cx, batch, &batch.first_rows, ws)?,

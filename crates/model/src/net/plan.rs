@@ -84,6 +84,8 @@ pub(crate) struct Plan {
     pub(crate) ranks: Vec<usize>,
     /// Widest input of a pair with dropout; 0 when there is none.
     pub(crate) dropout_width: usize,
+    /// Elements of the largest `A` of a pair or soft prompt, and of the largest `B`.
+    pub(crate) overlay: [usize; 2],
 }
 
 impl Plan {
@@ -104,7 +106,13 @@ impl Plan {
             .map(|(&(_, proj), _)| width(proj))
             .max()
             .unwrap_or(0);
-        Self { lowest, ranks: wiring.lora.values().map(|p| p.rank).collect(), dropout_width }
+        let largest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
+        let prompt = wiring.prompt.iter().map(|p| p.range.len());
+        let overlay = [
+            largest(&mut wiring.lora.values().map(|p| p.a.len()).chain(prompt)),
+            largest(&mut wiring.lora.values().map(|p| p.b.len())),
+        ];
+        Self { lowest, ranks: wiring.lora.values().map(|p| p.rank).collect(), dropout_width, overlay }
     }
 
     /// The same model without a backward.
@@ -113,6 +121,7 @@ impl Plan {
             lowest: usize::MAX,
             dropout_width: 0,
             ranks: self.ranks.iter().copied().max().into_iter().collect(),
+            overlay: self.overlay,
         }
     }
 

@@ -106,6 +106,9 @@ pub enum NetError {
     /// A backward, or dropout, with a workspace planned for inference.
     #[error("the workspace was planned for inference: plan it for training to take gradients")]
     Inference,
+    /// A perturbation over a workspace planned for training.
+    #[error("the workspace was planned for training: plan it for inference to perturb weights")]
+    Training,
     /// Logits or hidden states of rows that the step left out.
     #[error("only the rows that the head reads were computed: leave labels out of the batch to read others")]
     Rows,

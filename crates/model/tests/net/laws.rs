@@ -10,14 +10,14 @@ use crate::common::{
     Random, Wire, download, families, fill, llama, methods, net, relative, task_of, theta, upload,
 };
 
-const SHAPE: Shape = Shape { tokens: 64, segments: 4, labelled: 48 };
+pub(crate) const SHAPE: Shape = Shape { tokens: 64, segments: 4, labelled: 48 };
 const SEED: Option<DropoutSeed> = Some(DropoutSeed { key: [7, 11], step: 3 });
 
 fn seed_of(wiring: &Wiring) -> Option<DropoutSeed> {
     SEED.filter(|_| wiring.lora.values().any(|p| p.dropout > 0.0))
 }
 
-fn loss<B: Backend>(
+pub(crate) fn loss<B: Backend>(
     b: &B,
     net: &Net<B>,
     params: &B::Buf,
@@ -47,7 +47,7 @@ fn loss<B: Backend>(
 }
 
 /// Runs `check` for every family, task and method; returns how many there were.
-fn each(mut check: impl FnMut(&str, &Spec, Task, Wiring)) -> usize {
+pub(crate) fn each(mut check: impl FnMut(&str, &Spec, Task, Wiring)) -> usize {
     let mut count = 0;
     for (family, spec) in families() {
         let mut tasks = vec![task_of(&spec)];

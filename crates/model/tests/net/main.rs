@@ -7,6 +7,7 @@ mod common;
 mod generation;
 mod golden;
 mod laws;
+mod perturbed;
 mod pool;
 mod refusals;
 mod shared;

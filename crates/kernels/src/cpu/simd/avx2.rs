@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
-use super::{Kernel, LANES, Lanes, Simd};
+use super::{Kernel, LANES, Lanes, Simd, Words};
 
 /// Proof of AVX2 and FMA.
 #[derive(Clone, Copy)]
@@ -11,7 +11,11 @@ pub(super) struct Avx2(());
 
 /// Two registers. Only an [`Avx2`] makes them, which is what each `unsafe` below rests on.
 #[derive(Clone, Copy)]
-pub(super) struct F(__m256, __m256);
+pub(crate) struct F(__m256, __m256);
+
+/// Two registers of words; as [`F`].
+#[derive(Clone, Copy)]
+pub(crate) struct U(__m256i, __m256i);
 
 /// Compiles `kernel` with the instruction set, and runs it.
 ///
@@ -40,6 +44,30 @@ unsafe fn first(count: usize) -> [__m256i; 2] {
 
 impl Simd for Avx2 {
     type F = F;
+    type U = U;
+    #[inline(always)]
+    fn splat_word(self, x: u32) -> U {
+        // SAFETY: `self` proves the instruction set.
+        let v = unsafe { _mm256_set1_epi32(x.cast_signed()) };
+        U(v, v)
+    }
+    #[inline(always)]
+    fn load_words(self, x: &[u32; LANES]) -> U {
+        // SAFETY: `self` proves the instruction set; the array has twice eight elements.
+        unsafe {
+            let at = x.as_ptr();
+            U(_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(8).cast()))
+        }
+    }
+    #[inline(always)]
+    fn interleave(self, [a, b, c, d]: [F; 4]) -> [F; 4] {
+        // SAFETY: `self` proves the instruction set.
+        unsafe {
+            let [first, second] = rows_of_four([a.0, b.0, c.0, d.0]);
+            let [third, fourth] = rows_of_four([a.1, b.1, c.1, d.1]);
+            [first, second, third, fourth]
+        }
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> F {
         // SAFETY: `self` proves the instruction set.
@@ -63,6 +91,36 @@ impl Simd for Avx2 {
                 _mm256_blendv_ps(fill, _mm256_maskload_ps(b, high), _mm256_castsi256_ps(high)),
             )
         }
+    }
+}
+
+/// Eight rows of four numbers, given by columns, in memory order.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn rows_of_four([a, b, c, d]: [__m256; 4]) -> [F; 2] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (low, high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        let (low2, high2) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+        // half h of vector r is row 4 h + r
+        let rows = [
+            _mm256_shuffle_ps::<0b01_00_01_00>(low, low2),
+            _mm256_shuffle_ps::<0b11_10_11_10>(low, low2),
+            _mm256_shuffle_ps::<0b01_00_01_00>(high, high2),
+            _mm256_shuffle_ps::<0b11_10_11_10>(high, high2),
+        ];
+        [
+            F(
+                _mm256_permute2f128_ps::<0x20>(rows[0], rows[1]),
+                _mm256_permute2f128_ps::<0x20>(rows[2], rows[3]),
+            ),
+            F(
+                _mm256_permute2f128_ps::<0x31>(rows[0], rows[1]),
+                _mm256_permute2f128_ps::<0x31>(rows[2], rows[3]),
+            ),
+        ]
     }
 }
 
@@ -154,5 +212,78 @@ impl Lanes for F {
                 _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(self.1))),
             )
         }
+    }
+}
+
+macro_rules! of_words {
+    ($method:ident $intrinsic:ident) => {
+        #[inline(always)]
+        fn $method(self, b: U) -> U {
+            // SAFETY: `self` exists.
+            unsafe { U($intrinsic(self.0, b.0), $intrinsic(self.1, b.1)) }
+        }
+    };
+}
+
+/// [`Words::wide_product`] of eight lanes.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn wide_product(a: __m256i, b: __m256i) -> [__m256i; 2] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let even = _mm256_mul_epu32(a, b);
+        let odd = _mm256_mul_epu32(_mm256_srli_epi64::<32>(a), _mm256_srli_epi64::<32>(b));
+        [
+            _mm256_blend_epi32::<0b1010_1010>(_mm256_srli_epi64::<32>(even), odd),
+            _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd)),
+        ]
+    }
+}
+
+impl Words for U {
+    type F = F;
+    of_words!(plus _mm256_add_epi32);
+    of_words!(xor _mm256_xor_si256);
+    of_words!(and _mm256_and_si256);
+    #[inline(always)]
+    fn wide_product(self, b: U) -> [U; 2] {
+        // SAFETY: `self` exists.
+        unsafe {
+            let ([high, low], [high2, low2]) = (wide_product(self.0, b.0), wide_product(self.1, b.1));
+            [U(high, high2), U(low, low2)]
+        }
+    }
+    #[inline(always)]
+    fn right<const N: u32>(self) -> U {
+        // SAFETY: `self` exists; a count in a register, because this instruction takes a signed constant.
+        unsafe {
+            let count = _mm_cvtsi32_si128(N.cast_signed());
+            U(_mm256_srl_epi32(self.0, count), _mm256_srl_epi32(self.1, count))
+        }
+    }
+    #[inline(always)]
+    fn left<const N: u32>(self) -> U {
+        // SAFETY: as in `right`.
+        unsafe {
+            let count = _mm_cvtsi32_si128(N.cast_signed());
+            U(_mm256_sll_epi32(self.0, count), _mm256_sll_epi32(self.1, count))
+        }
+    }
+    #[inline(always)]
+    fn to_numbers(self) -> F {
+        // SAFETY: `self` exists.
+        unsafe { F(_mm256_cvtepi32_ps(self.0), _mm256_cvtepi32_ps(self.1)) }
+    }
+    #[inline(always)]
+    fn as_numbers(self) -> F {
+        // SAFETY: `self` exists.
+        unsafe { F(_mm256_castsi256_ps(self.0), _mm256_castsi256_ps(self.1)) }
+    }
+    #[inline(always)]
+    fn of_numbers(x: F) -> U {
+        // SAFETY: `x` exists.
+        unsafe { U(_mm256_castps_si256(x.0), _mm256_castps_si256(x.1)) }
     }
 }

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
-use super::{Kernel, LANES, Lanes, Simd};
+use super::{Kernel, LANES, Lanes, Simd, Words};
 
 /// Proof of AVX-512 F.
 #[derive(Clone, Copy)]
@@ -11,7 +11,11 @@ pub(super) struct Avx512(());
 
 /// A register. Only an [`Avx512`] makes one, which is what each `unsafe` below rests on.
 #[derive(Clone, Copy)]
-pub(super) struct F(__m512);
+pub(crate) struct F(__m512);
+
+/// A register of words; as [`F`].
+#[derive(Clone, Copy)]
+pub(crate) struct U(__m512i);
 
 /// Compiles `kernel` with the instruction set, and runs it.
 ///
@@ -31,6 +35,42 @@ fn first(count: usize) -> u16 {
 
 impl Simd for Avx512 {
     type F = F;
+    type U = U;
+    #[inline(always)]
+    fn splat_word(self, x: u32) -> U {
+        // SAFETY: `self` proves the instruction set.
+        U(unsafe { _mm512_set1_epi32(x.cast_signed()) })
+    }
+    #[inline(always)]
+    fn load_words(self, x: &[u32; LANES]) -> U {
+        // SAFETY: `self` proves the instruction set; the array has sixteen elements.
+        U(unsafe { _mm512_loadu_si512(x.as_ptr().cast()) })
+    }
+    #[inline(always)]
+    fn interleave(self, [a, b, c, d]: [F; 4]) -> [F; 4] {
+        // SAFETY: `self` proves the instruction set.
+        unsafe {
+            let (low, high) = (_mm512_unpacklo_ps(a.0, b.0), _mm512_unpackhi_ps(a.0, b.0));
+            let (low2, high2) = (_mm512_unpacklo_ps(c.0, d.0), _mm512_unpackhi_ps(c.0, d.0));
+            // quarter q of vector r is row 4 q + r
+            let rows = [
+                _mm512_shuffle_ps::<0b01_00_01_00>(low, low2),
+                _mm512_shuffle_ps::<0b11_10_11_10>(low, low2),
+                _mm512_shuffle_ps::<0b01_00_01_00>(high, high2),
+                _mm512_shuffle_ps::<0b11_10_11_10>(high, high2),
+            ];
+            let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(rows[0], rows[1]);
+            let odd = _mm512_shuffle_f32x4::<0b11_01_11_01>(rows[0], rows[1]);
+            let even2 = _mm512_shuffle_f32x4::<0b10_00_10_00>(rows[2], rows[3]);
+            let odd2 = _mm512_shuffle_f32x4::<0b11_01_11_01>(rows[2], rows[3]);
+            [
+                F(_mm512_shuffle_f32x4::<0b10_00_10_00>(even, even2)),
+                F(_mm512_shuffle_f32x4::<0b10_00_10_00>(odd, odd2)),
+                F(_mm512_shuffle_f32x4::<0b11_01_11_01>(even, even2)),
+                F(_mm512_shuffle_f32x4::<0b11_01_11_01>(odd, odd2)),
+            ]
+        }
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> F {
         // SAFETY: `self` proves the instruction set.
@@ -120,5 +160,59 @@ impl Lanes for F {
     fn shift_to_exponent(self) -> F {
         // SAFETY: `self` exists.
         F(unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(self.0))) })
+    }
+}
+
+macro_rules! of_words {
+    ($method:ident $intrinsic:ident) => {
+        #[inline(always)]
+        fn $method(self, b: U) -> U {
+            // SAFETY: `self` exists.
+            U(unsafe { $intrinsic(self.0, b.0) })
+        }
+    };
+}
+
+impl Words for U {
+    type F = F;
+    of_words!(plus _mm512_add_epi32);
+    of_words!(xor _mm512_xor_si512);
+    of_words!(and _mm512_and_si512);
+    #[inline(always)]
+    fn wide_product(self, b: U) -> [U; 2] {
+        // SAFETY: `self` exists.
+        unsafe {
+            let even = _mm512_mul_epu32(self.0, b.0);
+            let odd = _mm512_mul_epu32(_mm512_srli_epi64::<32>(self.0), _mm512_srli_epi64::<32>(b.0));
+            [
+                U(_mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64::<32>(even), odd)),
+                U(_mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64::<32>(odd))),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn right<const N: u32>(self) -> U {
+        // SAFETY: `self` exists.
+        U(unsafe { _mm512_srli_epi32::<N>(self.0) })
+    }
+    #[inline(always)]
+    fn left<const N: u32>(self) -> U {
+        // SAFETY: `self` exists.
+        U(unsafe { _mm512_slli_epi32::<N>(self.0) })
+    }
+    #[inline(always)]
+    fn to_numbers(self) -> F {
+        // SAFETY: `self` exists.
+        F(unsafe { _mm512_cvtepi32_ps(self.0) })
+    }
+    #[inline(always)]
+    fn as_numbers(self) -> F {
+        // SAFETY: `self` exists.
+        F(unsafe { _mm512_castsi512_ps(self.0) })
+    }
+    #[inline(always)]
+    fn of_numbers(x: F) -> U {
+        // SAFETY: `x` exists.
+        U(unsafe { _mm512_castps_si512(x.0) })
     }
 }

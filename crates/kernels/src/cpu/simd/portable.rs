@@ -4,7 +4,7 @@
 use std::array::from_fn;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
-use super::{LANES, Lanes, Simd};
+use super::{LANES, Lanes, Simd, Words};
 
 /// Any processor.
 #[derive(Clone, Copy)]
@@ -12,10 +12,27 @@ pub(super) struct Portable;
 
 /// An array.
 #[derive(Clone, Copy)]
-pub(super) struct F([f32; LANES]);
+pub(crate) struct F([f32; LANES]);
+
+/// An array of words.
+#[derive(Clone, Copy)]
+pub(crate) struct U([u32; LANES]);
 
 impl Simd for Portable {
     type F = F;
+    type U = U;
+    #[inline(always)]
+    fn splat_word(self, x: u32) -> U {
+        U([x; LANES])
+    }
+    #[inline(always)]
+    fn load_words(self, x: &[u32; LANES]) -> U {
+        U(*x)
+    }
+    #[inline(always)]
+    fn interleave(self, columns: [F; 4]) -> [F; 4] {
+        from_fn(|v| F(from_fn(|i| columns[i % 4].0[4 * v + i / 4])))
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> F {
         F([x; LANES])
@@ -88,5 +105,46 @@ impl Lanes for F {
     #[inline(always)]
     fn shift_to_exponent(self) -> F {
         F(self.0.map(|x| f32::from_bits(x.to_bits() << 23)))
+    }
+}
+
+impl Words for U {
+    type F = F;
+    #[inline(always)]
+    fn plus(self, b: U) -> U {
+        U(from_fn(|i| self.0[i].wrapping_add(b.0[i])))
+    }
+    #[inline(always)]
+    fn xor(self, b: U) -> U {
+        U(from_fn(|i| self.0[i] ^ b.0[i]))
+    }
+    #[inline(always)]
+    fn and(self, b: U) -> U {
+        U(from_fn(|i| self.0[i] & b.0[i]))
+    }
+    #[inline(always)]
+    fn wide_product(self, b: U) -> [U; 2] {
+        let wide: [u64; LANES] = from_fn(|i| u64::from(self.0[i]) * u64::from(b.0[i]));
+        [U(wide.map(|w| (w >> 32) as u32)), U(wide.map(|w| w as u32))]
+    }
+    #[inline(always)]
+    fn right<const N: u32>(self) -> U {
+        U(self.0.map(|x| x >> N))
+    }
+    #[inline(always)]
+    fn left<const N: u32>(self) -> U {
+        U(self.0.map(|x| x << N))
+    }
+    #[inline(always)]
+    fn to_numbers(self) -> F {
+        F(self.0.map(|x| x.cast_signed() as f32))
+    }
+    #[inline(always)]
+    fn as_numbers(self) -> F {
+        F(self.0.map(f32::from_bits))
+    }
+    #[inline(always)]
+    fn of_numbers(x: F) -> U {
+        U(x.0.map(f32::to_bits))
     }
 }
