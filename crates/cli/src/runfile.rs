@@ -149,7 +149,7 @@ pub struct EvalSettings {
     pub every_rounds: u32,
     /// Lines to compare with, on test data.
     pub baselines: Vec<Baseline>,
-    /// Examples of each client used at most. 0: all.
+    /// Validation examples of each client used at most, evenly spaced. 0: all. Tables use all of the test data.
     pub max_examples: usize,
 }
 

@@ -116,7 +116,7 @@ impl Federation {
                 read.examples
             })
         };
-        let (mut validation, test) = (take(validation), take(test));
+        let (mut validation, mut test) = (take(validation), take(test));
 
         let test_keys: BTreeSet<Digest> = test.iter().map(|e| e.key).collect();
         validation.retain(|e| !test_keys.contains(&e.key));
@@ -135,7 +135,7 @@ impl Federation {
         let keys: Vec<Vec<Digest>> =
             partition.clients.iter().map(|c| c.examples.iter().map(|&i| examples[i].key).collect()).collect();
         let parts = split(&keys, settings.split, seed)?;
-        let clients: Vec<ClientExamples> = partition
+        let mut clients: Vec<ClientExamples> = partition
             .clients
             .iter()
             .zip(parts)
@@ -153,7 +153,9 @@ impl Federation {
                 }
             })
             .collect();
-        let clients = by_field(clients, &test, settings);
+        if settings.partition.get("id").and_then(toml::Value::as_str) == Some("field") {
+            by_field(&mut clients, &mut validation, &mut test);
+        }
         let mut heterogeneity = Heterogeneity::measure(clients.iter().map(|c| {
             let shape = ClientShape::of(c.id, &c.name, [&c.train, &c.validation, &c.test]);
             (shape, c.train.iter().chain(&c.validation).chain(&c.test))
@@ -263,14 +265,14 @@ pub struct EncodedFederation {
 }
 
 impl EncodedFederation {
-    /// The test data of the union: `test_path` if given, otherwise what every client holds out.
+    /// The test data of the union: what every client holds, and what is nobody's.
     pub fn union_test(&self) -> impl Iterator<Item = &Encoded> {
-        union(&self.test, self.clients.iter().map(|c| &c.test))
+        self.clients.iter().map(|c| &c.test).chain([&self.test])
     }
 
     /// The validation data of the union, likewise.
     pub fn union_validation(&self) -> impl Iterator<Item = &Encoded> {
-        union(&self.validation, self.clients.iter().map(|c| &c.validation))
+        self.clients.iter().map(|c| &c.validation).chain([&self.validation])
     }
 
     /// What encoding did to everything.
@@ -283,22 +285,14 @@ impl EncodedFederation {
     }
 }
 
-fn union<'a>(
-    shared: &'a Encoded,
-    own: impl Iterator<Item = &'a Encoded>,
-) -> impl Iterator<Item = &'a Encoded> {
-    let has_shared = shared.report.examples > 0;
-    has_shared.then_some(shared).into_iter().chain(own.filter(move |_| !has_shared))
-}
-
-/// Under the partitioner `field`, gives each client the rows of the shared test data that bear its value.
-fn by_field(mut clients: Vec<ClientExamples>, test: &[Example], settings: &Settings) -> Vec<ClientExamples> {
-    if settings.partition.get("id").and_then(toml::Value::as_str) == Some("field") {
-        for c in &mut clients {
-            c.test.extend(test.iter().filter(|e| e.field.as_ref() == Some(&c.name)).cloned());
-        }
+/// Under the partitioner `field`, moves to each client the rows of the shared held-out data that bear its value; what
+/// stays belongs to nobody, so that no row is counted twice.
+fn by_field(clients: &mut [ClientExamples], validation: &mut Vec<Example>, test: &mut Vec<Example>) {
+    for c in clients {
+        let mut own = |e: &mut Example| e.field.as_ref() == Some(&c.name);
+        c.validation.extend(validation.extract_if(.., &mut own));
+        c.test.extend(test.extract_if(.., &mut own));
     }
-    clients
 }
 
 /// `max` examples drawn by the seed, in their order; all of them if `max` is 0.

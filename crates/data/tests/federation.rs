@@ -94,8 +94,10 @@ fn clinc150_by_domain_with_its_own_test_set() {
                   columns = { text = 0, label = 1 }\nlabel_groups = 'domains.json'\nsequence_len = 32\n";
     let text = format!("{common}partition = {{ id = 'field', clients = 10 }}");
     let f = load(&text, &dir, 0);
-    assert_eq!((f.validation.len(), f.test.len()), (3000, 4500));
-    assert!(f.heterogeneity.clients.iter().all(|c| c.test == 450 && c.labels.len() == 15));
+    // every held-out row lies with the client of its domain, and nowhere else
+    assert_eq!((f.validation.len(), f.test.len()), (0, 0));
+    let shapes = &f.heterogeneity.clients;
+    assert!(shapes.iter().all(|c| (c.validation, c.test, c.labels.len()) == (300, 450, 15)));
     // 15,000 rows; those that also stand in val or test are not trained on
     let train: usize = f.clients.iter().map(|c| c.train.len()).sum();
     assert_eq!(train + f.held_out_elsewhere, 15_000);

@@ -10,9 +10,12 @@ use antiphon_core::ClientId;
 use antiphon_report::{Evaluation, Metrics, Split};
 use antiphon_tune::{HeldOut, Scores, TuneError};
 
-use super::{Person, Session};
+use super::Session;
 use crate::args::Part;
 use crate::error::{Fail, Failure, Kind};
+
+/// Sequences that one worker scores at a time: held-out data may all lie in one place.
+const PIECE: usize = 256;
 
 impl Session {
     /// `theta` on `part` of every client, and on their union. Clients are scored in parallel and summed in their order.
@@ -49,32 +52,43 @@ impl Session {
         theta: &(impl Fn(ClientId) -> Cow<'a, [f32]> + Sync),
         part: Part,
     ) -> Result<BTreeMap<ClientId, Scores>, Failure> {
-        let everyone: Vec<&Person> = self.people.iter().chain([&self.common]).collect();
-        let next = AtomicUsize::new(0);
-        let done: Mutex<Vec<Result<(ClientId, Scores), TuneError>>> = Mutex::default();
-        let worker = || {
-            while let Some(person) = everyone.get(next.fetch_add(1, Ordering::Relaxed)) {
+        let everyone = self.people.iter().chain([&self.common]);
+        // of everybody's bytes the first piece speaks, the others add none
+        let pieces: Vec<(ClientId, HeldOut<'_>)> = everyone
+            .flat_map(|person| {
                 let held = person.part(part);
-                if held.sequences.is_empty() {
-                    continue;
-                }
-                let set = HeldOut {
-                    sequences: &held.sequences,
-                    bytes: held.bytes,
-                    label_words: self.label_words.as_deref(),
-                };
-                let score = self.tuning.evaluate(&theta(person.id), set).map(|s| (person.id, s));
-                done.lock().unwrap_or_else(PoisonError::into_inner).push(score);
+                let bytes = |piece| if piece == 0 { held.bytes } else { held.bytes.map(|_| 0) };
+                held.sequences.chunks(PIECE).enumerate().map(move |(piece, sequences)| {
+                    let label_words = self.label_words.as_deref();
+                    (person.id, HeldOut { sequences, bytes: bytes(piece), label_words })
+                })
+            })
+            .collect();
+        let next = AtomicUsize::new(0);
+        let done: Mutex<BTreeMap<usize, Result<Scores, TuneError>>> = Mutex::default();
+        let worker = || {
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                let Some((id, set)) = pieces.get(i) else { break };
+                let score = self.tuning.evaluate(&theta(*id), *set);
+                done.lock().unwrap_or_else(PoisonError::into_inner).insert(i, score);
             }
         };
         std::thread::scope(|s| {
-            for _ in 1..self.workers.min(everyone.len()) {
+            for _ in 1..self.workers.min(pieces.len()) {
                 s.spawn(worker);
             }
             worker();
         });
         let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-        done.into_iter().collect::<Result<_, _>>().map_err(interrupted_or(Kind::Internal))
+        let mut scores = BTreeMap::<ClientId, Scores>::new();
+        for (i, score) in done {
+            let score = score.map_err(interrupted_or(Kind::Internal))?;
+            let id = pieces[i].0;
+            let sum = scores.get(&id).map_or(score, |s| s.merge(score));
+            scores.insert(id, sum);
+        }
+        Ok(scores)
     }
 
     /// Scores as the report writes them. Accuracy is that of the label words where there are any.
