@@ -6,6 +6,7 @@ use antiphon_core::{ClientId, Round};
 
 use super::{Diagnosis, Finding, Run, Severity, median, name_clients};
 use crate::format::{loss, percent};
+use crate::record::Evaluation;
 
 /// Evaluations of a client before it can be called stuck.
 const EVALUATIONS: usize = 3;
@@ -19,6 +20,16 @@ pub(super) const DIAGNOSIS: Diagnosis = Diagnosis {
     about: "a client whose own held-out loss never falls while the median client's does",
     look,
 };
+
+/// What the run did for `client` as a fraction of the base model's loss on that client's held-out data, where both were
+/// measured. The curve begins after the first round, and all that there is to learn may be learnt in it.
+fn gain_over_base(run: &Run<'_>, client: ClientId) -> Option<f64> {
+    let summary = run.summary?;
+    let after = summary.federated.as_ref()?;
+    let before = &summary.baselines.zero_shot.as_ref()?.eval;
+    let loss = |e: &Evaluation| e.per_client.get(&client)?.loss;
+    (before.split == after.split).then(|| Some(1.0 - loss(after)? / loss(before)?))?
+}
 
 fn look(run: &Run<'_>) -> Option<Finding> {
     let mut curves: BTreeMap<ClientId, Vec<(Round, f64)>> = BTreeMap::new();
@@ -36,7 +47,11 @@ fn look(run: &Run<'_>) -> Option<Finding> {
         (curve[0].1 - best) / curve[0].1
     };
     let typical = median(curves.values().map(|c| gain(c)))?;
-    let stuck: Vec<ClientId> = curves.iter().filter(|(_, c)| gain(c) < STUCK).map(|(id, _)| *id).collect();
+    let stuck: Vec<ClientId> = curves
+        .iter()
+        .filter(|(id, c)| gain(c) < STUCK && gain_over_base(run, **id).is_none_or(|g| g < STUCK))
+        .map(|(id, _)| *id)
+        .collect();
     if typical < OTHERS || stuck.is_empty() {
         return None;
     }

@@ -234,6 +234,12 @@ fn summary(
         per_client: every(&|c| metrics(loss + hard(c), accuracy - 0.3 * hard(c), test_size(c))),
     };
     let (loss, accuracy) = if sick == Sick::NoGain { (2.1, 0.29) } else { (0.981, 0.812) };
+    let base = evaluation(2.96, 0.098);
+    let mut federated = evaluation(loss, accuracy);
+    if sick == Sick::Stuck {
+        let unmoved = base.per_client[&ClientId(2)].clone();
+        federated.per_client.insert(ClientId(2), unmoved);
+    }
     let mut traffic = Traffic::default();
     records.iter().filter_map(|r| r.traffic).for_each(|t| traffic += t);
     let rounds64 = u64::from(rounds);
@@ -260,14 +266,9 @@ fn summary(
             versions: [("antiphon", "0.1.0"), ("rustc", "1.95.0")].map(|(a, b)| (a.into(), b.into())).into(),
             resumed_at: vec![],
         },
-        federated: Some(evaluation(loss, accuracy)),
+        federated: Some(federated),
         baselines: Baselines {
-            zero_shot: Some(Baseline {
-                eval: evaluation(2.96, 0.098),
-                steps: None,
-                examples_seen: None,
-                seconds: Some(0.4),
-            }),
+            zero_shot: Some(Baseline { eval: base, steps: None, examples_seen: None, seconds: Some(0.4) }),
             local_only: Some(LocalOnly {
                 steps: Some(10 * rounds64),
                 on_union: every(&|c| {
