@@ -139,7 +139,7 @@ fn a_round_without_work_is_timed() {
         // three clients, both ways, and what frames add
         let bytes = report["bytes_per_round"].as_u64().unwrap();
         assert!((240_000..245_000).contains(&bytes), "{bytes}");
-        assert_eq!(report.get("fsyncs_per_s").is_some(), durable);
+        assert_eq!(report.get("sync_floor_ms").is_some(), durable);
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the folder is cleared");
 }
