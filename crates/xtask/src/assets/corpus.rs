@@ -11,9 +11,9 @@ use super::lexicon::{BAD, COLOURS, GOOD, KINDS, NUMBERS, OPPOSITES, PEOPLE, PLAC
 use super::tasks;
 
 /// One line in so many is a question.
-const QUESTION_IN: u64 = 8;
+const QUESTION_IN: u64 = 3;
 /// One question in so many is phrased as the tuning tasks are.
-const TASK_IN: u64 = 16;
+const TASK_IN: u64 = 300;
 
 /// One of `items`.
 pub(super) fn pick<'a, T: ?Sized>(s: &mut Stream, items: &[&'a T]) -> &'a T {
