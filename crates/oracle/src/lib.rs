@@ -23,10 +23,13 @@ pub mod answer;
 pub mod cache;
 pub mod cma;
 pub mod error;
+pub mod fedbpt;
 pub mod ledger;
 pub mod oracle;
+pub mod projection;
 pub mod query;
 pub mod synthetic;
+pub mod task;
 
 pub use access::{Access, Grant, Need, Refusal, admit};
 pub use answer::{Answers, LabelScore, Missing, Usage};

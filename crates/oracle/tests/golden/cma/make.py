@@ -150,24 +150,25 @@ def injected(n=6, m=4, rounds=3):
     return {"n": n, "m": m, "rows": rows}
 
 
-json.dump(
-    {
-        "constants": [constants(500, 20), constants(500, 5), constants(500, 10, 10), constants(64, 20), constants(10, 10),
-                      constants(10, 5), constants(4, 4), constants(3, 60), constants(128, 12, 12), constants(2, 3)],
-        "runs": [
-            run("sphere", 10, 10, "full", 40, 1),
-            run("ellipsoid", 10, 10, "full", 60, 2),
-            run("rosenbrock", 6, 9, "full", 60, 3),
-            run("sphere", 8, 5, "full", 40, 4),
-            run("rosenbrock", 5, 5, "full", 40, 5),
-            run("ellipsoid", 10, 10, "separable", 60, 6),
-            run("ellipsoid", 30, 5, "separable", 40, 7),
-            run("sphere", 30, 14, "isotropic", 40, 8),
-            run("sphere", 12, 5, "isotropic", 40, 9),
-            # an even number is left, so that the median ties with no candidate: numpy breaks ties by machine
-        run("sphere", 6, 9, "full", 30, 10, missing=True),
-        ],
-        "injected": injected(),
-    },
-    open("pycma.json", "w"),
-)
+if __name__ == "__main__":
+    json.dump(
+        {
+            "constants": [constants(500, 20), constants(500, 5), constants(500, 10, 10), constants(64, 20), constants(10, 10),
+                          constants(10, 5), constants(4, 4), constants(3, 60), constants(128, 12, 12), constants(2, 3)],
+            "runs": [
+                run("sphere", 10, 10, "full", 40, 1),
+                run("ellipsoid", 10, 10, "full", 60, 2),
+                run("rosenbrock", 6, 9, "full", 60, 3),
+                run("sphere", 8, 5, "full", 40, 4),
+                run("rosenbrock", 5, 5, "full", 40, 5),
+                run("ellipsoid", 10, 10, "separable", 60, 6),
+                run("ellipsoid", 30, 5, "separable", 40, 7),
+                run("sphere", 30, 14, "isotropic", 40, 8),
+                run("sphere", 12, 5, "isotropic", 40, 9),
+                # an even number is left, so that the median ties with no candidate: numpy breaks ties by machine
+            run("sphere", 6, 9, "full", 30, 10, missing=True),
+            ],
+            "injected": injected(),
+        },
+        open("pycma.json", "w"),
+    )
