@@ -1,5 +1,6 @@
 //! Command line arguments. Everything a run needs is in its run file; arguments say which file and where.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -38,6 +39,8 @@ pub enum Command {
     Logits(Logits),
     /// Continue a prompt.
     Generate(Generate),
+    /// Serve a model over HTTP, as OpenAI's API does.
+    Serve(Serve),
     /// Measure this machine and this program.
     Bench(Bench),
     /// Read a run and say what is wrong with it, with evidence and a change to try.
@@ -188,6 +191,61 @@ pub struct Generate {
     /// Seed of the sampling.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+}
+
+/// Arguments of `antiphon serve`.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Hugging Face directory, or a run directory.
+    pub model: PathBuf,
+    /// An adapter directory.
+    #[arg(long)]
+    pub adapter: Option<PathBuf>,
+    /// Address and port; port 0 takes a free one, which is printed.
+    #[arg(long, default_value = "127.0.0.1:8000")]
+    pub listen: SocketAddr,
+    /// A file with the key that clients must show. Required where other machines can reach the address.
+    #[arg(long)]
+    pub api_key_file: Option<PathBuf>,
+    /// The model's name in requests [default: the directory's name].
+    #[arg(long)]
+    pub name: Option<String>,
+    /// A chat template by name, such as `chatml`, for a model without one or instead of its own.
+    #[arg(long)]
+    pub chat_template: Option<String>,
+    /// Tokens of a prompt with its answer [default: what the model reads, at most 2048].
+    #[arg(long)]
+    pub context: Option<usize>,
+    /// Sequences in one forward.
+    #[arg(long, default_value_t = 64)]
+    pub batch: usize,
+    /// Tokens in one forward, at least the context.
+    #[arg(long, default_value_t = 2048)]
+    pub batch_tokens: usize,
+    /// Tokens whose keys and values are kept, over all sequences, at least the context.
+    #[arg(long, default_value_t = 8192)]
+    pub cache_tokens: usize,
+    /// Sequences that wait or run; requests beyond them are answered by 429.
+    #[arg(long, default_value_t = 1024)]
+    pub queue: usize,
+    /// Likeliest tokens that a request may ask for at each position.
+    #[arg(long, default_value_t = 20)]
+    pub max_logprobs: usize,
+    /// Bytes of a request.
+    #[arg(long, default_value_t = 8 << 20)]
+    pub max_body: usize,
+    /// Seconds from a request to the end of its answer.
+    #[arg(long, default_value_t = 600)]
+    pub request_timeout: u64,
+    /// Take input vectors: `prompt_embeds` as vLLM does, and `soft_prompt`.
+    #[arg(long)]
+    pub enable_prompt_embeds: bool,
+    /// Seed of the sampling of requests that bring none.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Threads [default: the machine's cores].
+    #[arg(long)]
+    pub threads: Option<usize>,
 }
 
 /// Arguments of `antiphon bench`.

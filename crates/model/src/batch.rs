@@ -233,7 +233,7 @@ impl Batch {
             self.labels.truncate(before);
             return Err(fault);
         }
-        self.append(ids, self.limits.prompt);
+        self.append(ids.iter().copied(), ids.len(), self.limits.prompt);
         Ok(())
     }
 
@@ -250,7 +250,7 @@ impl Batch {
         }
         self.check(ids, self.limits.prompt)?;
         self.classes.push(class);
-        self.append(ids, self.limits.prompt);
+        self.append(ids.iter().copied(), ids.len(), self.limits.prompt);
         Ok(())
     }
 
@@ -260,7 +260,7 @@ impl Batch {
     /// As [`Self::push`].
     pub fn push_tokens(&mut self, ids: &[u32]) -> Result<(), BatchError> {
         self.check(ids, self.limits.prompt)?;
-        self.append(ids, self.limits.prompt);
+        self.append(ids.iter().copied(), ids.len(), self.limits.prompt);
         Ok(())
     }
 
@@ -269,7 +269,7 @@ impl Batch {
     pub(crate) fn push_decode(&mut self, ids: &[u32], past: usize, k_at: usize) -> Result<(), BatchError> {
         let prompt = if past == 0 { self.limits.prompt } else { 0 };
         self.check(ids, past + prompt)?;
-        self.append(ids, prompt);
+        self.append(ids.iter().copied(), ids.len(), prompt);
         self.place(past, k_at);
         Ok(())
     }
@@ -283,20 +283,31 @@ impl Batch {
         }
     }
 
-    /// As [`Self::push_decode`], of `count` rows that come as vectors; gives the first of them.
-    pub(crate) fn push_given(&mut self, count: usize, past: usize, k_at: usize) -> Result<u32, BatchError> {
+    /// As [`Self::push_decode`], with `count` rows that come as vectors before `ids`, of which there may then be none; gives
+    /// the first row of the sequence's own.
+    pub(crate) fn push_given(
+        &mut self,
+        count: usize,
+        ids: &[u32],
+        past: usize,
+        k_at: usize,
+    ) -> Result<usize, BatchError> {
         let prompt = if past == 0 { self.limits.prompt } else { 0 };
-        let (sequence, max_len, before) = (self.segments.len(), self.limits.max_len, past + prompt);
-        if count == 0 {
-            return Err(BatchError::Empty { sequence });
+        let (sequence, max_len, before) = (self.segments.len(), self.limits.max_len, past + prompt + count);
+        if before > max_len {
+            return Err(BatchError::TooLong { sequence, tokens: count, before: past + prompt, max_len });
         }
-        if before + count > max_len {
-            return Err(BatchError::TooLong { sequence, tokens: count, before, max_len });
+        if count == 0 || !ids.is_empty() {
+            self.check(ids, before)?;
         }
         let first = self.rows() + prompt;
-        self.append(&vec![NO_TOKEN; count], prompt);
+        self.append(
+            std::iter::repeat_n(NO_TOKEN, count).chain(ids.iter().copied()),
+            count + ids.len(),
+            prompt,
+        );
         self.place(past, k_at);
-        Ok(first as u32)
+        Ok(first)
     }
 
     /// Refuses tokens that do not fit after `before` positions.
@@ -316,12 +327,12 @@ impl Batch {
     }
 
     /// Positions count the prompt's rows, as transformers does when it is given embeddings.
-    fn append(&mut self, ids: &[u32], prompt: usize) {
+    fn append(&mut self, ids: impl Iterator<Item = u32>, count: usize, prompt: usize) {
         let at = self.rows();
-        let len = prompt + ids.len();
+        let len = prompt + count;
         let stride = self.stride.unwrap_or(len);
         self.ids.extend(std::iter::repeat_n(NO_TOKEN, prompt));
-        self.ids.extend_from_slice(ids);
+        self.ids.extend(ids);
         self.positions.extend(0..len as u32);
         self.types.extend(std::iter::repeat_n(0, len));
         self.segments.push(Segment::square(at, len));

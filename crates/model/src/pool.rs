@@ -48,13 +48,13 @@ impl Sequence {
     }
 }
 
-/// What a sequence reads in a step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Input<'a> {
+/// What a sequence reads in a step: vectors, then tokens. One of them may be empty.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Input<'a> {
+    /// `[rows, hidden]`, each in the place of a row of the token table.
+    pub vectors: &'a [f32],
     /// Token ids.
-    Tokens(&'a [u32]),
-    /// `[rows, hidden]`, in place of rows of the token table.
-    Vectors(&'a [f32]),
+    pub tokens: &'a [u32],
 }
 
 /// One sequence's part in a step.
@@ -64,7 +64,7 @@ pub struct Feed<'a> {
     pub sequence: &'a mut Sequence,
     /// What.
     pub input: Input<'a>,
-    /// First row of `input` whose logits are wanted; they are wanted to its end.
+    /// First row of `input`, vectors included, whose logits are wanted; they are wanted to its end.
     pub logits_from: usize,
 }
 
@@ -198,24 +198,16 @@ impl<B: Backend> Pool<B> {
     fn add(&mut self, net: &Net<B>, index: usize, feed: &Feed<'_>) -> Result<(), NetError> {
         let Sequence { rows, past } = &*feed.sequence;
         let before = self.batch.rows();
-        let tokens = match feed.input {
-            Input::Tokens(ids) => {
-                self.batch.push_decode(ids, *past, rows.start)?;
-                ids.len()
-            }
-            Input::Vectors(vectors) => {
-                let width = net.spec().hidden;
-                if vectors.len() % width != 0 {
-                    let (found, planned) = (vectors.len(), vectors.len() / width * width);
-                    return Err(NetError::Capacity { what: "elements of input vectors", found, planned });
-                }
-                let count = vectors.len() / width;
-                let first = self.batch.push_given(count, *past, rows.start)?;
-                self.given_to.extend(first..first + count as u32);
-                self.given_host.extend_from_slice(vectors);
-                count
-            }
-        };
+        let Input { vectors, tokens } = feed.input;
+        let width = net.spec().hidden;
+        if !vectors.len().is_multiple_of(width) {
+            let (found, planned) = (vectors.len(), vectors.len() / width * width);
+            return Err(NetError::Capacity { what: "elements of input vectors", found, planned });
+        }
+        let count = vectors.len() / width;
+        let own = self.batch.push_given(count, tokens, *past, rows.start)? as u32;
+        self.given_to.extend(own..own + count as u32);
+        self.given_host.extend_from_slice(vectors);
         let added = self.batch.rows() - before;
         if past + added > rows.len() {
             let (found, planned) = (past + added, rows.len());
@@ -223,8 +215,8 @@ impl<B: Backend> Pool<B> {
         }
         let first = (rows.start + past) as u32;
         self.rows.extend(first..first + added as u32);
-        let own = self.batch.rows() - tokens;
-        self.wanted.extend((feed.logits_from..tokens).map(|row| ((own + row) as u32, index, row)));
+        let wanted = feed.logits_from..count + tokens.len();
+        self.wanted.extend(wanted.map(|row| (own + row as u32, index, row)));
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ mod init;
 mod logits;
 mod plan;
 mod run;
+mod serve;
 
 use crate::args::{Cli, Command};
 use crate::error::Failure;
@@ -26,6 +27,7 @@ pub(crate) fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Export(a) => export::run(a, cli.json),
         Command::Logits(a) => logits::run(a, cli.json),
         Command::Generate(a) => generate::run(a, cli.json),
+        Command::Serve(a) => serve::run(a, cli.quiet, cli.json),
         Command::Bench(a) => bench::run(a, cli.json),
         Command::Doctor(a) => doctor::run(a, cli.json),
         Command::Completions(a) => {

@@ -33,7 +33,7 @@ fn step(
 }
 
 fn tokens<'a>(sequence: &'a mut Sequence, ids: &'a [u32], logits_from: usize) -> Feed<'a> {
-    Feed { sequence, input: Input::Tokens(ids), logits_from }
+    Feed { sequence, input: Input { tokens: ids, vectors: &[] }, logits_from }
 }
 
 /// Logits at every row of one sequence, by one forward without a cache.
@@ -101,11 +101,15 @@ fn vectors_from_the_table_are_the_tokens() {
         let width = net.spec().hidden;
         let vectors: Vec<f32> =
             LONG.iter().flat_map(|&id| table[id as usize * width..][..width].to_vec()).collect();
-        let mut pool = pool(net, 64);
-        let (mut a, mut b) = (pool.open(12).unwrap(), pool.open(12).unwrap());
-        let given = Feed { sequence: &mut a, input: Input::Vectors(&vectors), logits_from: 4 };
-        let heard = step(&mut pool, net, params, &mut [tokens(&mut b, &SHORT, 0), given]).unwrap();
-        assert_eq!(heard[1].1, all_rows(net, params, &LONG)[4], "{name}");
+        let expected = all_rows(net, params, &LONG).split_off(3);
+        for count in [LONG.len(), 2] {
+            let mut pool = pool(net, 64);
+            let (mut a, mut b) = (pool.open(12).unwrap(), pool.open(12).unwrap());
+            let input = Input { vectors: &vectors[..count * width], tokens: &LONG[count..] };
+            let given = Feed { sequence: &mut a, input, logits_from: 3 };
+            let heard = step(&mut pool, net, params, &mut [tokens(&mut b, &SHORT, 0), given]).unwrap();
+            assert_eq!([&heard[1].1, &heard[2].1], [&expected[0], &expected[1]], "{name}, {count} vectors");
+        }
     });
 }
 
