@@ -1,4 +1,5 @@
 //! What a server answers, against the model asked directly.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 
