@@ -189,7 +189,7 @@ fn toml_type(rust: &str) -> (String, bool) {
 }
 
 /// Where the entries of a registry live, by the beginning of its title. The file's name is the id.
-const FOLDERS: [(&str, &str); 8] = [
+const FOLDERS: [(&str, &str); 9] = [
     ("`[method]`", "tune/src/method"),
     ("`[objective]`", "tune/src/objective"),
     ("`[optimizer]`", "tune/src/optim"),
@@ -197,6 +197,7 @@ const FOLDERS: [(&str, &str); 8] = [
     ("`[data.partition]`", "data/src/partition"),
     ("`aggregation.layers`", "algo/src/layers"),
     ("`aggregation.reducer`", "algo/src/reducers"),
+    ("`[estimator]`", "tune/src/estimator"),
     ("`[server]`", "algo/src/servers"),
 ];
 

@@ -278,6 +278,10 @@ pub enum StepMethod {
     Lora,
     /// All weights.
     Full,
+    /// Forward only, on a private binary32 copy of all weights.
+    Own,
+    /// All weights by MeZO: two forward passes and an update, without a gradient.
+    Mezo,
 }
 
 /// Arguments of `antiphon bench step`.

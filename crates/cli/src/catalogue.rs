@@ -23,6 +23,7 @@ pub fn all() -> Vec<(&'static str, Vec<Row>)> {
     vec![
         ("`[method]`: what is trained", rows(antiphon_tune::METHODS)),
         ("`[objective]`: what is minimised", rows(antiphon_tune::OBJECTIVES)),
+        ("`[estimator]`: how the gradient arises", rows(antiphon_tune::ESTIMATORS)),
         ("`[optimizer]`: how a local step is taken", rows(antiphon_tune::OPTIMIZERS)),
         ("`[train.lr_scheduler]`: the learning rate over time", rows(antiphon_tune::SCHEDULES)),
         ("`[data.partition]`: who holds which example", rows(antiphon_data::PARTITIONERS)),

@@ -86,7 +86,9 @@ impl Prediction {
         let shape = session.shape();
         let (spec, wiring) = (session.spec(), &session.wiring);
         let backend = session.tuning.backend();
-        let activations = planned_bytes(backend, spec, session.task, wiring, shape, Mode::Train) as u64;
+        let estimator = &session.tuning.recipe().estimator;
+        let mode = estimator.mode();
+        let activations = planned_bytes(backend, spec, session.task, wiring, shape, mode) as u64;
         let cohort = session.policy.cohort_size(session.people.len()) as u64;
         let trainable = wiring.schema.dim() as u64;
         let shared = session.plan.schema().dim() as u64;
@@ -121,7 +123,8 @@ impl Prediction {
             let steps = f64::from(session.local_steps(person)) * f64::from(session.policy.num_rounds);
             let share = steps * session.tuning.recipe().batch_size() as f64 / n as f64;
             let mean = Shape { tokens, segments: n, labelled: labels };
-            flop += share * machine::step_flop(spec, wiring, mean, Mode::Train, tokens / n);
+            let passes = f64::from(estimator.forwards().unwrap_or(1));
+            flop += share * passes * machine::step_flop(spec, wiring, mean, mode, tokens / n);
         }
         flop *= cohort as f64 / session.people.len().max(1) as f64;
         let flops_per_second = calibrate(session) * workers.min(machine::cores() as u64) as f64;

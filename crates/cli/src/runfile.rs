@@ -26,6 +26,9 @@ pub struct RunFile {
     /// What is minimised: `id` and the objective's own keys.
     #[serde(default = "sft")]
     pub objective: toml::Table,
+    /// How the gradient arises: `id` and the estimator's own keys.
+    #[serde(default = "backprop")]
+    pub estimator: toml::Table,
     /// How a local step is taken: `id` and the optimiser's own keys.
     #[serde(default = "adamw")]
     pub optimizer: toml::Table,
@@ -50,6 +53,9 @@ fn with_id(id: &str) -> toml::Table {
 fn sft() -> toml::Table {
     with_id("sft")
 }
+fn backprop() -> toml::Table {
+    with_id("backprop")
+}
 fn adamw() -> toml::Table {
     with_id("adamw")
 }
@@ -63,7 +69,7 @@ fn fedavg() -> toml::Table {
 pub struct RunSettings {
     /// Names the run directory and the report. Default: the run file's name.
     pub name: String,
-    /// Seed of every random choice: initial values, partition, sampling, order, dropout.
+    /// Seed of every random choice: initial values, partition, sampling, order, dropout, directions.
     pub seed: u64,
     /// Clients that train at the same time, each on one thread. 0: one per core.
     pub workers: usize,

@@ -87,6 +87,15 @@ impl Stream {
         Self { key: self.key, high: index.wrapping_add(1), next: 0, buffer: [0; 4] }
     }
 
+    /// Words `2 i` and `2 i + 1` of the stream as one, low word first, without moving it.
+    #[must_use]
+    pub fn word_pair(&self, i: u64) -> u64 {
+        let (index, lane) = (i / 2, 2 * (i % 2) as usize);
+        let counter = [index as u32, (index >> 32) as u32, self.high as u32, (self.high >> 32) as u32];
+        let block = philox::block(self.key, counter);
+        u64::from(block[lane]) | u64::from(block[lane + 1]) << 32
+    }
+
     /// The 64-bit key, for kernels that make their own masks with [`philox::block`].
     #[must_use]
     pub fn key(&self) -> [u32; 2] {
@@ -210,6 +219,15 @@ mod tests {
         ];
         for s in others {
             assert_ne!(first(s), base);
+        }
+    }
+
+    #[test]
+    fn a_pair_of_words_is_what_the_stream_gives() {
+        let mut s = Stream::new(4, Purpose::Test).substream(9);
+        let fixed = s.clone();
+        for i in 0..9 {
+            assert_eq!(fixed.word_pair(i), s.next_u64());
         }
     }
 

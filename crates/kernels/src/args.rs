@@ -165,7 +165,7 @@ pub enum Law {
 pub struct Noise {
     /// Philox key, from `antiphon_core::Stream::key`.
     pub key: [u32; 2],
-    /// High half of the counter: which direction.
+    /// High half of the counter: the seed of the direction.
     pub high: u64,
     /// How `z` is distributed.
     pub law: Law,

@@ -8,36 +8,30 @@ use std::sync::Arc;
 use antiphon_core::{Purpose, Schema, Stream};
 use antiphon_kernels::{Backend, Dst, Law, Noise};
 
-/// `scale · z` for the whole trainable vector. Cheap to clone.
+/// `scale · z` for the whole trainable vector. Cheap to clone; another seed or scale costs nothing.
 #[derive(Clone, Debug)]
 pub struct Perturbation {
     /// Where each tensor begins and ends, and its key.
     tensors: Arc<[(usize, usize, [u32; 2])]>,
     law: Law,
-    direction: u64,
+    seed: u64,
     scale: f32,
 }
 
 impl Perturbation {
-    /// The direction number `direction` of `seed`, at scale 0. A tensor's key is that of
-    /// `Stream::keyed(seed, Purpose::Perturbation, None, None, its name)`, and `direction` is the high counter.
+    /// Directions for vectors of this schema; this one has seed 0 and scale 0. A tensor's key is that of
+    /// `Stream::keyed(0, Purpose::Perturbation, None, None, its name)`, and the seed is the high half of the counter.
     #[must_use]
-    pub fn new(schema: &Schema, seed: u64, direction: u64, law: Law) -> Self {
-        let key = |name: &str| Stream::keyed(seed, Purpose::Perturbation, None, None, name).key();
+    pub fn new(schema: &Schema, law: Law) -> Self {
+        let key = |name: &str| Stream::keyed(0, Purpose::Perturbation, None, None, name).key();
         let tensors = schema.iter().map(|(t, range)| (range.start, range.end, key(&t.name))).collect();
-        Self { tensors, law, direction, scale: 0.0 }
+        Self { tensors, law, seed: 0, scale: 0.0 }
     }
 
-    /// The same direction at another scale.
+    /// `scale` times the direction of `seed`.
     #[must_use]
-    pub fn at(&self, scale: f32) -> Self {
-        Self { scale, ..self.clone() }
-    }
-
-    /// Another direction of the same seed.
-    #[must_use]
-    pub fn toward(&self, direction: u64) -> Self {
-        Self { direction, ..self.clone() }
+    pub fn at(&self, seed: u64, scale: f32) -> Self {
+        Self { seed, scale, ..self.clone() }
     }
 
     /// `theta ← theta + scale · z`, tensor by tensor.
@@ -57,6 +51,6 @@ impl Perturbation {
     }
 
     fn noise(&self, key: [u32; 2]) -> Noise {
-        Noise { key, high: self.direction, law: self.law, scale: self.scale, first: 0 }
+        Noise { key, high: self.seed, law: self.law, scale: self.scale, first: 0 }
     }
 }

@@ -122,6 +122,7 @@ impl<B: Backend> Client<B> {
         let (n, batch) = (self.sequences.len(), recipe.batch_size());
         let steps = recipe.local_steps(n);
         let key = Stream::keyed(recipe.seed, Purpose::Dropout, Some(round), Some(self.id), "").key();
+        let directions = Stream::keyed(recipe.seed, Purpose::Perturbation, Some(round), Some(self.id), "");
         worker.walk.start(recipe.seed, round, self.id, n);
         for step in 0..steps {
             if tuning.stopped() {
@@ -137,7 +138,7 @@ impl<B: Backend> Client<B> {
             let at = Position { round: round.0, rounds: recipe.rounds, step, steps };
             let lr = (recipe.train.learning_rate * recipe.train.schedule.factor(at)) as f32;
             number += 1;
-            let report = worker.step(tuning, &self.sequences, (step, number), lr, key)?;
+            let report = worker.step(tuning, &self.sequences, (step, number), lr, (key, &directions))?;
             sums.add(&report);
             tuning.watch(self.id, round, &report);
         }

@@ -1,15 +1,15 @@
 //! What is trained, what is minimised, how the step is taken.
 //!
-//! Three axes that do not multiply: a [`method::Method`] says which tensors are trainable and where they attach, an
-//! [`objective::Objective`] what is minimised, an [`optim::Optimizer`] with a [`schedule::Schedule`] how a gradient becomes
-//! a step. A [`Tuning`] holds what all clients share, a [`Client`] what is one client's own; a client is the
+//! Four axes that do not multiply: a [`method::Method`] says which tensors are trainable and where they attach, an
+//! [`objective::Objective`] what is minimised, an [`estimator::Estimator`] how the gradient arises, an [`optim::Optimizer`] with a
+//! [`schedule::Schedule`] how it becomes a step. A [`Tuning`] holds what all clients share, a [`Client`] what is one client's own; a client is the
 //! [`antiphon_algo::LocalWork`] of a real model.
 //!
-//! Deliberately missing: clocks (throughput is measured by who calls), files, messages, and gradients by anything but
-//! backpropagation.
+//! Deliberately missing: clocks (throughput is measured by who calls), files, messages.
 
 mod client;
 mod error;
+pub mod estimator;
 mod evaluate;
 pub mod method;
 pub mod objective;
@@ -17,11 +17,13 @@ pub mod optim;
 mod order;
 pub mod schedule;
 pub mod settings;
+mod step;
 mod tuning;
 mod worker;
 
 pub use client::Client;
 pub use error::TuneError;
+pub use estimator::{ESTIMATORS, Estimator, EstimatorError};
 pub use evaluate::{HeldOut, Scores};
 pub use method::{METHODS, Method, MethodError};
 pub use objective::{OBJECTIVES, Objective};

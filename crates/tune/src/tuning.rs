@@ -12,6 +12,7 @@ use antiphon_kernels::Backend;
 use antiphon_model::{Mode, Net, Shape, Spec, Task, Wiring, planned_bytes};
 
 use crate::error::TuneError;
+use crate::estimator::Estimator;
 use crate::objective::Objective;
 use crate::optim::Optimizer;
 use crate::settings::{Duration, Train};
@@ -22,6 +23,8 @@ use crate::worker::{StepReport, Worker};
 pub struct Recipe {
     /// What is minimised.
     pub objective: Box<dyn Objective>,
+    /// How the gradient arises.
+    pub estimator: Box<dyn Estimator>,
     /// How a gradient becomes a step.
     pub optimizer: Box<dyn Optimizer>,
     /// Batches, steps and learning rate.
@@ -165,17 +168,19 @@ impl<B: Backend> Tuning<B> {
 }
 
 /// Bytes of one worker: its activations as planned, and the trainable vector with its gradient and the optimiser's
-/// `slots` state vectors. Counted by the code that allocates; what the GEMM packs comes on top.
+/// `slots` state vectors; in [`Mode::Infer`] there is no gradient. Counted by the code that allocates; what the GEMM packs comes
+/// on top.
 pub fn worker_bytes<B: Backend>(
     backend: &B,
     spec: &Spec,
     task: Task,
     wiring: &Wiring,
     shape: Shape,
-    slots: usize,
+    (mode, slots): (Mode, usize),
 ) -> usize {
-    planned_bytes(backend, spec, task, wiring, shape, Mode::Train)
-        + (2 + slots) * wiring.schema.dim() * size_of::<f32>()
+    let vectors = if mode == Mode::Train { 2 } else { 1 };
+    planned_bytes(backend, spec, task, wiring, shape, mode)
+        + (vectors + slots) * wiring.schema.dim() * size_of::<f32>()
 }
 
 /// The smallest shape that holds every micro-batch of `micro` sequences that one of `sets` can give, and each single

@@ -42,8 +42,13 @@ fn a_step_allocates_nothing_after_the_first() {
         "learning_rate=0.01\nmicro_batch_size=2\ngradient_accumulation_steps=2\nlocal_steps={STEPS}\n\
          lr_scheduler={{id='cosine', over='run', warmup_steps=2}}"
     );
+    let forward = format!("{train}\nmax_grad_norm=0");
+    let zeroth = "id='zeroth_order'\nepsilon=1e-3\ndirections=2";
     let setups = [
         Setup::lm(LORA, ADAMW, &train),
+        Setup { estimator: zeroth, ..Setup::lm(LORA, SGD, &forward) },
+        Setup { estimator: zeroth, ..Setup::lm(FULL, SGD, &forward) },
+        Setup { estimator: zeroth, ..Setup::lm(PROMPT, SGD, &forward) },
         Setup::lm(dropout, ADAMW, &train),
         Setup::lm(FULL, ADAMW, &train),
         Setup::lm(PROMPT, SGD, &train),

@@ -16,7 +16,9 @@ use antiphon_kernels::Cpu;
 use antiphon_model::tokenizer::Tokenizer;
 use antiphon_model::{Checkpoint, Net, Task, Weights};
 use antiphon_tune::method::{self, Start};
-use antiphon_tune::{Client, HeldOut, Recipe, TrainSettings, Tuning, objective, optim, step_shape};
+use antiphon_tune::{
+    Client, HeldOut, Recipe, TrainSettings, Tuning, estimator, objective, optim, step_shape,
+};
 
 /// The shared folder of test material; `None`, said aloud, where it is absent.
 fn shared(part: &str) -> Option<PathBuf> {
@@ -77,6 +79,7 @@ fn tuning_a_real_model_on_a_speaker_lowers_the_held_out_loss() {
         .unwrap();
         let recipe = Recipe {
             objective: objective::build(&"id='sft'".parse().unwrap()).unwrap(),
+            estimator: estimator::build(&"id = 'backprop'".parse().unwrap()).unwrap(),
             optimizer: optim::build(&"id='adamw'".parse().unwrap()).unwrap(),
             train: train_settings.check().unwrap(),
             rounds: 1,

@@ -24,7 +24,7 @@ use antiphon_model::{Base, Net, Shape, Spec, Task, Weights, Wiring};
 use antiphon_protocol::Policy;
 use antiphon_report::{DataReport, Truncation};
 use antiphon_tune::method::{self, Start};
-use antiphon_tune::{Method, Recipe, TuneError, Tuning, objective, optim, step_shape};
+use antiphon_tune::{Method, Recipe, TuneError, Tuning, estimator, objective, optim, step_shape};
 
 use crate::error::{Fail, Failure, Kind};
 use crate::machine;
@@ -111,6 +111,7 @@ impl Session {
             Some(adapter) => Arc::new(adapter.wiring.clone()),
             None => Arc::new(method.wire(base.spec(), task).blame(&loaded, "method")?),
         };
+        recipe.estimator.check(&wiring, &*recipe.optimizer, &recipe.train).blame(&loaded, "estimator")?;
         let personal = Personal::of(file, &wiring)?;
         enough(&gathered.people, &recipe)?;
         let prompt = wiring.prompt.as_ref().map_or(0, |p| p.tokens);
@@ -248,6 +249,7 @@ fn recipe(loaded: &Loaded) -> Result<Recipe, Failure> {
     let file = &loaded.settings;
     Ok(Recipe {
         objective: objective::build(&file.objective).blame(loaded, "objective")?,
+        estimator: estimator::build(&file.estimator).blame(loaded, "estimator")?,
         optimizer: optim::build(&file.optimizer).blame(loaded, "optimizer")?,
         train: file.train.check().blame(loaded, "train")?,
         rounds: file.federation.num_rounds,

@@ -32,7 +32,7 @@ fn is_the_loss_there<B: Backend>(b: &B, tolerance: f64) {
         let params = upload(b, &start);
         let plain = seen(b, &net, &params, &mut ws, None);
         for law in LAWS {
-            let noise = Perturbation::new(&wiring.schema, 11, 2, law).at(0.03);
+            let noise = Perturbation::new(&wiring.schema, law).at(11, 0.03);
             let found = seen(b, &net, &params, &mut ws, Some(noise.clone()));
             assert_eq!(download(b, &params), start, "{name}: the vector was written");
             let mut moved = upload(b, &start);
@@ -69,12 +69,12 @@ fn the_projected_gradient_is_the_directional_derivative() {
         loss(&b, &net, &params, &batch, &mut train, Some(&mut grads));
         let mut ws = net.workspace(&b, SHAPE, Mode::Infer).unwrap();
         for law in LAWS {
-            let noise = Perturbation::new(&wiring.schema, 5, 0, law);
+            let noise = Perturbation::new(&wiring.schema, law);
             let mut z = b.alloc(start.len()).unwrap();
-            noise.at(1.0).apply(&b, &mut z);
+            noise.at(5, 1.0).apply(&b, &mut z);
             let exact: f64 = z.values().iter().zip(grads.values()).map(|(z, g)| z * g).sum();
             let eps = 1e-6_f32;
-            let mut at = |scale: f32| seen(&b, &net, &params, &mut ws, Some(noise.at(scale)));
+            let mut at = |scale: f32| seen(&b, &net, &params, &mut ws, Some(noise.at(5, scale)));
             let estimate = (at(eps) - at(-eps)) / (2.0 * f64::from(eps));
             let scale = exact.abs().max(estimate.abs()).max(1e-2);
             assert!((exact - estimate).abs() / scale < 1e-5, "{name} {law:?}: {estimate} for {exact}");
@@ -93,7 +93,7 @@ fn the_number_of_threads_changes_no_bit_of_a_perturbed_loss() {
             let start = theta(&Random { spec: spec.clone(), task }, &wiring);
             let net = net(&b, spec, task, wiring.clone());
             let mut ws = net.workspace(&b, SHAPE, Mode::Infer).unwrap();
-            let noise = Perturbation::new(&wiring.schema, 3, 0, Law::Gaussian).at(1e-2);
+            let noise = Perturbation::new(&wiring.schema, Law::Gaussian).at(3, 1e-2);
             let mut params = upload(&b, &start);
             all.push(seen(&b, &net, &params, &mut ws, Some(noise.clone())).to_bits());
             noise.apply(&b, &mut params);
@@ -120,7 +120,7 @@ fn a_workspace_for_training_is_refused() {
         fill(&mut batch);
         let mut ws = net.workspace(&b, SHAPE, Mode::Train).unwrap();
         let params = upload(&b, &theta(&Random { spec: spec.clone(), task }, &wiring));
-        ws.perturb(Some(Perturbation::new(&wiring.schema, 0, 0, Law::Gaussian)));
+        ws.perturb(Some(Perturbation::new(&wiring.schema, Law::Gaussian)));
         let e = net.forward(&b, &params, &batch, &mut ws, None).unwrap_err();
         assert!(matches!(e, NetError::Training));
         refused += 1;

@@ -40,6 +40,10 @@ pub trait Optimizer: fmt::Debug + Send + Sync {
     fn slots(&self) -> &'static [&'static str];
     /// Takes step number `step` (from 1) at learning rate `lr`.
     fn step(&self, lr: f32, step: u64, on: &mut dyn StepBlocks);
+    /// The weight decay `λ` of a rule that keeps no state and steps `θ ← θ - lr (g + λ θ)`; `None` for any other.
+    fn plain_decay(&self) -> Option<f32> {
+        None
+    }
     /// The complete table that builds this optimiser, defaults written out.
     fn settings(&self) -> Result<toml::Table, toml::ser::Error>;
 }

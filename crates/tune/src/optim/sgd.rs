@@ -49,6 +49,10 @@ impl Optimizer for Settings {
         on.sgd(step <= 1, Sgd { lr, momentum, weight_decay });
     }
 
+    fn plain_decay(&self) -> Option<f32> {
+        (self.momentum == 0.0).then_some(self.weight_decay as f32)
+    }
+
     fn settings(&self) -> Result<toml::Table, toml::ser::Error> {
         complete(ENTRY.id, self)
     }

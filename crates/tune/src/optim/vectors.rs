@@ -26,6 +26,16 @@ impl<B: Backend> Vectors<B> {
         })
     }
 
+    /// The same without a gradient, for steps that form none: `(1 + slots) · dim` elements.
+    pub fn without_gradient(backend: &B, dim: usize, slots: usize) -> Result<Self, BackendError> {
+        Ok(Self {
+            theta: backend.alloc(dim)?,
+            grad: backend.alloc(0)?,
+            slots: (0..slots).map(|_| backend.alloc(dim)).collect::<Result<_, _>>()?,
+            dim,
+        })
+    }
+
     /// Length of each vector.
     #[must_use]
     pub fn dim(&self) -> usize {

@@ -8,7 +8,7 @@ use antiphon_data::Sequence;
 use antiphon_kernels::Backend;
 use antiphon_model::{Net, Shape, Spec, Task, Weights};
 use antiphon_tune::method::{self, Start};
-use antiphon_tune::{Client, Recipe, TrainSettings, Tuning, objective, optim, step_shape};
+use antiphon_tune::{Client, Recipe, TrainSettings, Tuning, estimator, objective, optim, step_shape};
 
 use super::Checkpoint;
 
@@ -18,6 +18,7 @@ pub(crate) struct Setup {
     pub(crate) spec: Spec,
     pub(crate) method: &'static str,
     pub(crate) objective: &'static str,
+    pub(crate) estimator: &'static str,
     pub(crate) optimizer: &'static str,
     pub(crate) train: String,
     pub(crate) classes: usize,
@@ -32,7 +33,15 @@ pub(crate) const ADAMW: &str = "id='adamw'\nweight_decay=0.01";
 
 impl Setup {
     pub(crate) fn lm(method: &'static str, optimizer: &'static str, train: &str) -> Self {
-        Self { spec: super::llama(), method, objective: SFT, optimizer, train: train.into(), classes: 0 }
+        Self {
+            spec: super::llama(),
+            method,
+            objective: SFT,
+            estimator: "id='backprop'",
+            optimizer,
+            train: train.into(),
+            classes: 0,
+        }
     }
 
     /// The shared part of the run, and first values whose low-rank pairs are moved off zero, so that every tensor has a
@@ -73,6 +82,7 @@ impl Setup {
         let train: TrainSettings = toml::from_str(&self.train).unwrap();
         Recipe {
             objective: objective::build(&self.objective.parse().unwrap()).unwrap(),
+            estimator: estimator::build(&self.estimator.parse().unwrap()).unwrap(),
             optimizer: optim::build(&self.optimizer.parse().unwrap()).unwrap(),
             train: train.check().unwrap(),
             rounds: 10,

@@ -15,7 +15,7 @@ use antiphon_data::Sequence;
 use antiphon_kernels::{Cpu, Pool, gemm};
 use antiphon_model::{Base, Net, Shape, Task, Weights};
 use antiphon_tune::method::{self, Start};
-use antiphon_tune::{Client, Recipe, TrainSettings, Tuning, objective, optim, worker_bytes};
+use antiphon_tune::{Client, Recipe, TrainSettings, Tuning, estimator, objective, optim, worker_bytes};
 use serde::Serialize;
 
 use super::gemm::Product;
@@ -144,6 +144,7 @@ fn tuning(a: &BenchClients, base: &Base) -> Result<Shared, Failure> {
     .fail(Kind::Internal)?;
     let recipe = Recipe {
         objective: objective::build(&table("id = 'sft'")?).fail(Kind::Internal)?,
+        estimator: estimator::build(&table("id = 'backprop'")?).fail(Kind::Internal)?,
         optimizer: optim::build(&table("id = 'adamw'")?).fail(Kind::Internal)?,
         train: train.check().fail(Kind::Usage)?,
         rounds: 1,
@@ -157,8 +158,8 @@ fn tuning(a: &BenchClients, base: &Base) -> Result<Shared, Failure> {
     let start = Start { spec, base: base.source(), tokenize: None, seed: 0 };
     let theta = method.init(&wiring, &start).fail(Kind::Model)?;
     let shape = Shape { tokens: a.batch * a.seq, segments: a.batch, labelled: a.batch * (a.seq - 1) };
-    let slots = recipe.optimizer.slots().len();
-    let worker = worker_bytes(&*backend, spec, task, &wiring, shape, slots) + gemm::packing_bytes();
+    let vectors = (recipe.estimator.mode(), recipe.optimizer.slots().len());
+    let worker = worker_bytes(&*backend, spec, task, &wiring, shape, vectors) + gemm::packing_bytes();
     let net = Net::new(&*backend, weights, task, wiring, a.seq).fail(Kind::Model)?;
     let tuning = Tuning::new(backend, Arc::new(net), recipe, shape, Arc::default());
     Ok(Shared { tuning: Arc::new(tuning), theta, worker })

@@ -4,14 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use antiphon_kernels::{AdamW, Backend, Coef, Cpu, Dst, Src, gemm};
-use antiphon_model::{Batch, Checkpoint, Mode, Net, Shape, Task, Weights, Wiring};
+use antiphon_kernels::{AdamW, Backend, Coef, Cpu, Dst, Law, Src, gemm};
+use antiphon_model::{Batch, Checkpoint, Mode, Net, Perturbation, Shape, Task, Weights, Wiring};
 use antiphon_tune::method::{self, Start};
 use serde::{Deserialize, Serialize};
 
 use crate::args::{BenchStep, StepMethod};
 use crate::error::{Fail, Failure, Kind};
 use crate::machine;
+
+/// How far along a direction a MeZO step looks, and its learning rate: those of the paper's full tuning.
+const EPSILON: f32 = 1e-3;
+const MEZO_RATE: f64 = 1e-6;
 
 /// The file given as `--tokens`.
 #[derive(Deserialize)]
@@ -59,22 +63,41 @@ pub(super) fn run(a: &BenchStep) -> Result<Report, Failure> {
     let weights = Weights::load(&backend, &spec, task, &checkpoint).fail(Kind::Model)?;
     let (wiring, theta) = trainable(a, &checkpoint, task)?;
     let wiring = Arc::new(wiring);
+    let d = wiring.schema.dim();
     let net = Net::new(&backend, weights, task, Arc::clone(&wiring), a.seq).fail(Kind::Model)?;
 
     let (batch, labels) = batch(a, &net)?;
     let shape = Shape { tokens: a.batch * a.seq, segments: a.batch, labelled: labels };
-    let mode = if a.method == StepMethod::Fwd { Mode::Infer } else { Mode::Train };
+    let mode = match a.method {
+        StepMethod::Fwd | StepMethod::Own | StepMethod::Mezo => Mode::Infer,
+        StepMethod::Lora | StepMethod::Full => Mode::Train,
+    };
     let mut ws = net.workspace(&backend, shape, mode).fail(Kind::Model)?;
-    let d = theta.len();
     let alloc = |n: usize| backend.alloc(n).fail(Kind::Storage);
     let mut params = alloc(d)?;
-    backend.upload(&theta, Dst::new(&mut params, 0, d)).fail(Kind::Internal)?;
-    drop(theta);
+    match theta {
+        Some(theta) => backend.upload(&theta, Dst::new(&mut params, 0, d)).fail(Kind::Internal)?,
+        None => copy_weights(&backend, &checkpoint, &wiring, &mut params)?,
+    }
     let trained = if mode == Mode::Train { d } else { 0 };
     let (mut grads, mut m, mut v) = (alloc(trained)?, alloc(trained)?, alloc(trained)?);
 
     let coef = Coef::Uniform(1.0 / labels as f32);
+    let directions = Perturbation::new(&wiring.schema, Law::Gaussian);
     let mut step = |number: u64| -> Result<f64, Failure> {
+        if a.method == StepMethod::Mezo {
+            let mut loss_at = |scale: f32| -> Result<f64, Failure> {
+                ws.perturb(Some(directions.at(number, scale)));
+                net.forward(&backend, &params, &batch, &mut ws, None).fail(Kind::Internal)?;
+                let loss =
+                    net.lm_loss(&backend, &params, &batch, &mut ws, coef, None, None).fail(Kind::Internal)?;
+                Ok(loss.nll / loss.rows as f64)
+            };
+            let (plus, minus) = (loss_at(EPSILON)?, loss_at(-EPSILON)?);
+            let slope = (plus - minus) / (2.0 * f64::from(EPSILON));
+            directions.at(number, (-MEZO_RATE * slope) as f32).apply(&backend, &mut params);
+            return Ok(0.5 * (plus + minus));
+        }
         net.forward(&backend, &params, &batch, &mut ws, None).fail(Kind::Internal)?;
         if mode == Mode::Infer {
             let loss =
@@ -104,7 +127,8 @@ pub(super) fn run(a: &BenchStep) -> Result<Report, Failure> {
     cpu.sort_by(f64::total_cmp);
     let mid = wall.len() / 2;
     let peak = gemm::measure_peak(backend.pool());
-    let flop = machine::step_flop(&spec, &wiring, shape, mode, a.seq);
+    let passes = if a.method == StepMethod::Mezo { 2.0 } else { 1.0 };
+    let flop = passes * machine::step_flop(&spec, &wiring, shape, mode, a.seq);
     Ok(Report {
         engine: "antiphon",
         model: a.model.display().to_string(),
@@ -127,23 +151,52 @@ pub(super) fn run(a: &BenchStep) -> Result<Report, Failure> {
 }
 
 /// The wiring and first values of what the step trains.
-fn trainable(a: &BenchStep, checkpoint: &Checkpoint, task: Task) -> Result<(Wiring, Vec<f32>), Failure> {
+/// Where they are the checkpoint's own and nothing else is kept of them, they are left to [`copy_weights`].
+fn trainable(
+    a: &BenchStep,
+    checkpoint: &Checkpoint,
+    task: Task,
+) -> Result<(Wiring, Option<Vec<f32>>), Failure> {
     let text = match a.method {
-        StepMethod::Fwd => return Ok((Wiring::default(), Vec::new())),
+        StepMethod::Fwd => return Ok((Wiring::default(), Some(Vec::new()))),
         StepMethod::Lora => format!(
             "id = 'lora'\nlora_r = {}\nlora_alpha = {}\ntarget_modules = ['q_proj', 'k_proj', 'v_proj', 'o_proj']",
             a.rank,
             2 * a.rank
         ),
-        StepMethod::Full => "id = 'full'".to_owned(),
+        StepMethod::Full | StepMethod::Own | StepMethod::Mezo => "id = 'full'".to_owned(),
     };
     let table: toml::Table = text.parse().fail(Kind::Internal)?;
     let method = method::build(&table).fail(Kind::Usage)?;
     let spec = checkpoint.spec();
     let wiring = method.wire(spec, task).fail(Kind::Model)?;
+    if matches!(a.method, StepMethod::Own | StepMethod::Mezo) {
+        return Ok((wiring, None));
+    }
     let theta =
         method.init(&wiring, &Start { spec, base: checkpoint, tokenize: None, seed: 0 }).fail(Kind::Model)?;
-    Ok((wiring, theta))
+    Ok((wiring, Some(theta)))
+}
+
+/// Widens the checkpoint's tensors into the trainable vector, a piece at a time: no second copy on the host.
+fn copy_weights(
+    backend: &Cpu,
+    checkpoint: &Checkpoint,
+    wiring: &Wiring,
+    params: &mut <Cpu as Backend>::Buf,
+) -> Result<(), Failure> {
+    let mut piece = vec![0.0; 1 << 16];
+    for (name, range) in &wiring.live {
+        let missing = || Failure::new(Kind::Model, format_args!("the checkpoint has no tensor `{name}`"));
+        let (data, _) = checkpoint.get(name).ok_or_else(missing)?;
+        for at in (0..range.len()).step_by(piece.len()) {
+            let count = piece.len().min(range.len() - at);
+            data.widen(at, &mut piece[..count]);
+            let to = Dst::new(&mut *params, range.start + at, count);
+            backend.upload(&piece[..count], to).fail(Kind::Internal)?;
+        }
+    }
+    Ok(())
 }
 
 /// The first `batch` rows of the token file, and how many labels they carry.
