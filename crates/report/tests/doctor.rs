@@ -60,6 +60,26 @@ fn healthy_runs_stay_silent() {
     }
 }
 
+/// Token accuracy hardly moves where the distribution over running text does.
+#[test]
+fn a_lower_loss_of_running_text_is_a_gain_and_of_a_classifier_is_none() {
+    let mut s = run(Sick::NoGain, 10, 24, 1);
+    let no_gain = |s: &sample::Sample| {
+        let findings = examine(&Run { rounds: &s.rounds, summary: Some(&s.summary) });
+        findings.iter().any(|f| f.id == "no_gain")
+    };
+    let set = |s: &mut sample::Sample, loss: f64, perplexity: Option<f64>| {
+        let global = &mut s.summary.federated.as_mut().unwrap().global;
+        (global.loss, global.perplexity) = (Some(loss), perplexity);
+    };
+    set(&mut s, 0.5, None);
+    assert!(no_gain(&s));
+    set(&mut s, 0.5, Some(0.5_f64.exp()));
+    assert!(!no_gain(&s));
+    set(&mut s, 9.5, Some(9.5_f64.exp()));
+    assert!(no_gain(&s));
+}
+
 #[test]
 fn the_worst_comes_first() {
     let mut sick = run(Sick::Exploding, 10, 24, 1);

@@ -20,19 +20,25 @@ fn look(run: &Run<'_>) -> Option<Finding> {
     let name = if by_accuracy { "accuracy" } else { "loss" };
     let text = |x: f64| if by_accuracy { percent(x) } else { loss(x) };
     let ours = number(federated)?;
-    let no_better = |other: f64| if by_accuracy { ours <= other } else { ours >= other };
-    let base = summary.baselines.zero_shot.as_ref().and_then(|b| number(&b.eval.global));
-    let alone = summary
-        .baselines
-        .local_only
-        .as_ref()
-        .and_then(|l| LocalOnly::mean_and_worst(&l.on_union, number, by_accuracy))
-        .map(|(mean, _)| mean);
+    // of running text the likeliest token may stay the same while the whole distribution gets better
+    let lower_loss = |other: Option<f64>| {
+        federated.perplexity.is_some() && federated.loss.zip(other).is_some_and(|(ours, other)| ours < other)
+    };
+    let no_better = |(other, other_loss): (f64, Option<f64>)| {
+        !lower_loss(other_loss) && if by_accuracy { ours <= other } else { ours >= other }
+    };
+    let base = summary.baselines.zero_shot.as_ref().map(|b| &b.eval.global);
+    let base = base.and_then(|m| Some((number(m)?, m.loss)));
+    let mean = |number: &dyn Fn(&Metrics) -> Option<f64>, largest: bool| {
+        let alone = &summary.baselines.local_only.as_ref()?.on_union;
+        LocalOnly::mean_and_worst(alone, number, largest).map(|(mean, _)| mean)
+    };
+    let alone = mean(&number, by_accuracy).map(|m| (m, mean(&|m| m.loss, false)));
     let on = format!("test {name} on the union of all clients ({} examples)", federated.examples);
     let mut evidence = vec![format!("federated: {on} {}", text(ours))];
     let mut worse_than = Vec::new();
     for (who, value) in [("the base model as it was", base), ("the mean client alone", alone)] {
-        if let Some(value) = value.filter(|v| no_better(*v)) {
+        if let Some((value, _)) = value.filter(|v| no_better(*v)) {
             evidence.push(format!("{who}: {}", text(value)));
             worse_than.push(who);
         }
