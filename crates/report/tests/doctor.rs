@@ -81,6 +81,18 @@ fn a_lower_loss_of_running_text_is_a_gain_and_of_a_classifier_is_none() {
 }
 
 #[test]
+fn a_model_that_computes_no_numbers_is_no_result() {
+    // in memory a NaN, in a file nothing
+    for loss in [Some(f64::NAN), Some(f64::INFINITY), None] {
+        let mut s = run(Sick::No, 4, 5, 1);
+        s.summary.federated.as_mut().unwrap().global.loss = loss;
+        let findings = examine(&Run { rounds: &s.rounds, summary: Some(&s.summary) });
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!((findings[0].id, findings[0].severity), ("no_gain", Severity::Serious));
+    }
+}
+
+#[test]
 fn the_worst_comes_first() {
     let mut sick = run(Sick::Exploding, 10, 24, 1);
     sick.summary.truncation = run(Sick::Truncation, 10, 24, 1).summary.truncation;

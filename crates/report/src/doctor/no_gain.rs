@@ -7,13 +7,28 @@ use crate::summary::LocalOnly;
 
 pub(super) const DIAGNOSIS: Diagnosis = Diagnosis {
     id: "no_gain",
-    about: "on test data the federated model is no better than the base model or the mean client alone",
+    about: "on test data the federated model is no better than the base model or the mean client alone, or its loss is \
+            no number",
     look,
 };
 
 fn look(run: &Run<'_>) -> Option<Finding> {
     let summary = run.summary?;
     let federated = &summary.federated.as_ref()?.global;
+    if federated.examples > 0 && federated.loss.is_none_or(|l| !l.is_finite()) {
+        return Some(Finding {
+            id: DIAGNOSIS.id,
+            severity: Severity::Serious,
+            signature: "The federated model's loss is no number: it computes NaN or infinity.".to_owned(),
+            evidence: vec![format!(
+                "test loss on the union of all clients ({} examples) is not finite",
+                federated.examples
+            )],
+            advice: "Lower `learning_rate` tenfold, or set `max_grad_norm`; see that `lora_alpha` and the base model's \
+                     weights are of ordinary size."
+                .to_owned(),
+        });
+    }
     // accuracy where there is one: it is what the user asked for
     let by_accuracy = federated.accuracy.is_some();
     let number = |m: &Metrics| if by_accuracy { m.accuracy } else { m.loss };
