@@ -20,6 +20,8 @@ const SAMPLES: &[&str] = &[
     "id = 'weight'\nby = 'uniform'",
     "id = 'clip'\nl2 = 0.6",
     "id = 'sum'",
+    "id = 'median'",
+    "id = 'trimmed_mean'\ntrim = 0.2",
     "id = 'fedavg'",
     "id = 'sgdm'\nlearning_rate = 0.7\nmomentum = 0.9",
 ];

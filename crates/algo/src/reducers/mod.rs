@@ -4,7 +4,10 @@ use antiphon_core::Entry;
 
 use crate::Reducer;
 
+pub mod median;
+mod ordered;
 pub mod sum;
+pub mod trimmed_mean;
 
 /// Every reducer that a run file may name, in the order of the generated reference.
-pub const REDUCERS: &[&Entry<dyn Reducer>] = &[&sum::ENTRY];
+pub const REDUCERS: &[&Entry<dyn Reducer>] = &[&sum::ENTRY, &median::ENTRY, &trimmed_mean::ENTRY];
