@@ -355,6 +355,41 @@ fn one_diverging_client_in_ten_changes_only_its_own_status() {
     assert_eq!(rounds, 4);
 }
 
+/// What does not go with an estimator is refused before anything is made, and the message says what would.
+#[test]
+fn estimators() {
+    let toy = Toy::new();
+    let zeroth = ["run", "run.toml", "--out", "runs/x", "-q", "estimator.id=zeroth_order"];
+    for (more, words) in [
+        (&[][..], &["[estimator]", "epsilon"][..]),
+        (&["estimator.epsilon=1e-9"], &["[estimator]", "`epsilon` is 0.000000001", "1e-6 to 1"]),
+        (&["estimator.epsilon=1e-3"], &["[estimator]", "id = \"sgd\"", "adamw"]),
+        (
+            &["estimator.epsilon=1e-3", "optimizer.id=sgd"],
+            &["[estimator]", "train.max_grad_norm = 1", "set it to 0"],
+        ),
+        (
+            &[
+                "estimator.epsilon=1e-3",
+                "optimizer.id=sgd",
+                "train.max_grad_norm=0",
+                "method.lora_dropout=0.1",
+            ],
+            &["[estimator]", "lora_dropout = 0.1", "set it to 0"],
+        ),
+        (
+            &[
+                "estimator={id='backprop'}",
+                "aggregation={layers=[{id='weight', by='examples'}], reducer={id='median'}}",
+            ],
+            &["[aggregation]", "`weight`", "one vote"],
+        ),
+    ] {
+        toy.antiphon(&[&zeroth[..], more].concat()).says(SETTINGS, words);
+        assert!(!toy.path("runs/x").exists(), "{more:?}: refused, and yet a run was made");
+    }
+}
+
 #[test]
 fn a_run_that_diverges_says_who_and_why() {
     let toy = Toy::new();

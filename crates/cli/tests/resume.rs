@@ -19,15 +19,21 @@ const STORAGE: i32 = 8;
 const INTERRUPTED: i32 = 130;
 
 /// Kinds of run whose state between rounds differs: their name, toy and overrides.
-fn kinds() -> [(&'static str, Toy, Vec<&'static str>); 3] {
+fn kinds() -> [(&'static str, Toy, Vec<&'static str>); 4] {
     let keep = "train.optimizer_state=keep";
     let sgdm = ["server.id=sgdm", "server.learning_rate=0.9", "server.momentum=0.8"];
     [
         ("reset", Toy::new(), vec!["run.durable=true"]),
         ("keep and sgdm", Toy::new(), [&[keep][..], &sgdm].concat()),
         ("keep and local heads", Toy::classifier(), vec![keep]),
+        ("zeroth order and median", Toy::new(), [&ZEROTH_ORDER[..], &MEDIAN].concat()),
     ]
 }
+
+/// Directions are seeds, so a resumed run looks along the same ones.
+const ZEROTH_ORDER: [&str; 4] =
+    ["estimator.id=zeroth_order", "estimator.epsilon=1e-2", "optimizer.id=sgd", "train.max_grad_norm=0"];
+const MEDIAN: [&str; 2] = ["aggregation.layers=[]", "aggregation.reducer.id=median"];
 
 /// Enough rounds that a stop falls between them.
 const LONGER: [&str; 2] = ["federation.num_rounds=10", "train.local_steps=6"];
