@@ -211,7 +211,9 @@ fn a_step_follows_the_directional_derivative() {
 #[test]
 fn nothing_drifts() {
     let train = STEPS.replace("0.02", "1e-30").replace("local_steps=4", "local_steps=60");
-    for (method, estimator) in [(LORA, TWO), (FULL, TWO), (PROMPT, SEVERAL), (FULL, SEVERAL)] {
+    for (method, estimator) in
+        [(LORA, TWO), (FULL, TWO), (PROMPT, SEVERAL), (FULL, SEVERAL), (FULL, "id='backprop'")]
+    {
         let set = sequences(7, 3, 0);
         let (tuning, start) = zo(method, estimator, &train).build(Cpu::serial(), std::slice::from_ref(&set));
         let local = client(&tuning, 1, &set).run(&start, Round(2)).unwrap();
