@@ -25,6 +25,8 @@ pub enum Purpose {
     Generate,
     /// Synthetic data.
     Synthesis,
+    /// Candidates of a search without gradients.
+    Search,
     /// Faults of a simulated network.
     Faults,
     /// Anything in a test.

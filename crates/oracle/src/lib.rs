@@ -20,14 +20,18 @@
 
 pub mod access;
 pub mod answer;
+pub mod bbt;
 pub mod cache;
+pub mod calibrate;
 pub mod cma;
+pub mod discrete;
 pub mod error;
 pub mod fedbpt;
 pub mod ledger;
 pub mod oracle;
 pub mod projection;
 pub mod query;
+pub mod search;
 pub mod synthetic;
 pub mod task;
 

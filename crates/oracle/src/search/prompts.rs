@@ -1,0 +1,190 @@
+//! `bdpl`: a prompt of tokens, by gradients of sampled prompts' losses; see [`crate::discrete::bdpl`].
+//!
+//! FedOne is this with a cohort of one client: `[federation] fraction` at one over the number of clients.
+
+use std::sync::Arc;
+
+use antiphon_algo::{Plan, ServerStep};
+use antiphon_core::{ConfigError, Entry, Purpose, Schema, SchemaError, Stream, registry};
+use serde::{Deserialize, Serialize};
+
+use super::{Ground, Method, Place, PromptOf, Search, SearchError, complete, expect, state};
+use crate::access::{Access, Need};
+use crate::discrete::{Rows, bdpl};
+use crate::task::{Loss, Question};
+
+pub(super) const NEED: Need = Need { method: "bdpl", access: Access::Logprobs };
+
+pub(super) const ENTRY: Entry<dyn Method> = Entry {
+    id: NEED.method,
+    paper: "arXiv:2201.08531",
+    about: "a prompt of tokens from score-function gradients; FedOne with one client a round",
+    build: |t| Ok(Box::new(registry::settings::<Bdpl>(NEED.method, t)?.check()?)),
+};
+
+/// Settings of BDPL.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Bdpl {
+    /// A text whose tokens are what prompts are made of.
+    candidates: String,
+    /// Prompts drawn for a step.
+    #[serde(default = "twenty")]
+    samples: usize,
+    /// Examples on which the prompts of a step are judged; an epoch is one pass over a client's own.
+    batch_size: usize,
+    /// Passes of a client in a round.
+    #[serde(default = "once")]
+    local_epochs: u32,
+    /// Of AdamW on probabilities.
+    learning_rate: f64,
+    /// Decoupled.
+    #[serde(default = "hundredth")]
+    weight_decay: f64,
+    /// Temperature of the Gumbel variant; without it BDPL itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
+    /// What is minimised.
+    loss: Loss,
+}
+
+fn twenty() -> usize {
+    20
+}
+fn once() -> u32 {
+    1
+}
+fn hundredth() -> f64 {
+    0.01
+}
+
+/// Of BDPL's code.
+const MAX_NORM: f64 = 3.0;
+
+impl Bdpl {
+    fn check(self) -> Result<Self, ConfigError> {
+        let id = NEED.method;
+        expect(id, "samples", self.samples as f64, "2 or more, to compare", self.samples > 1)?;
+        expect(id, "batch_size", self.batch_size as f64, "1 or more", self.batch_size > 0)?;
+        expect(id, "local_epochs", f64::from(self.local_epochs), "1 or more", self.local_epochs > 0)?;
+        expect(id, "learning_rate", self.learning_rate, "finite and above 0", self.learning_rate > 0.0)?;
+        expect(id, "weight_decay", self.weight_decay, "0 or more", self.weight_decay >= 0.0)?;
+        let tau = self.temperature.unwrap_or(1.0);
+        expect(id, "temperature", tau, "finite and above 0", tau > 0.0)?;
+        Ok(self)
+    }
+}
+
+/// The candidates of a ground, without repetitions.
+pub(super) fn tokens(ground: &Ground) -> Result<Vec<u32>, SearchError> {
+    let mut tokens = Vec::new();
+    for &id in &ground.candidates {
+        if !tokens.contains(&id) {
+            tokens.push(id);
+        }
+    }
+    if tokens.len() < 2 { Err(SearchError::Candidates { found: tokens.len() }) } else { Ok(tokens) }
+}
+
+/// A prompt in ids.
+pub(super) fn ids(tokens: &[u32], prompt: &[usize]) -> Vec<u32> {
+    prompt.iter().filter_map(|&j| tokens.get(j).copied()).collect()
+}
+
+/// Start minus end.
+pub(super) fn delta(start: &[f32], end: &Rows) -> Vec<f32> {
+    start.iter().zip(end.values()).map(|(s, e)| (f64::from(*s) - e) as f32).collect()
+}
+
+impl Method for Bdpl {
+    fn need(&self) -> Need {
+        NEED
+    }
+
+    fn candidates(&self) -> Option<&str> {
+        Some(&self.candidates)
+    }
+
+    fn settings(&self) -> Result<toml::Table, toml::ser::Error> {
+        complete(NEED.method, self)
+    }
+
+    fn prepare(&self, ground: &Ground) -> Result<Arc<dyn Search>, SearchError> {
+        let tokens = tokens(ground)?;
+        let start = Rows::uniform(ground.origin.rows(), tokens.len())?;
+        Ok(Arc::new(Prepared { settings: self.clone(), tokens, start }))
+    }
+}
+
+struct Prepared {
+    settings: Bdpl,
+    tokens: Vec<u32>,
+    start: Rows,
+}
+
+impl Prepared {
+    fn rows(&self, theta: &[f32]) -> Result<Rows, SearchError> {
+        state(theta.len(), self.start.values().len())?;
+        Ok(Rows::from_wire(self.start.positions(), self.start.candidates(), theta)?)
+    }
+}
+
+impl Search for Prepared {
+    fn schema(&self) -> Result<Schema, SchemaError> {
+        Rows::schema(self.start.positions(), self.start.candidates())
+    }
+
+    fn start(&self) -> Vec<f32> {
+        self.start.to_wire()
+    }
+
+    fn server(&self) -> Option<(Plan, Box<dyn ServerStep>)> {
+        None
+    }
+
+    fn round(&self, at: &Place<'_>, start: &[f32]) -> Result<(Vec<f32>, f64), SearchError> {
+        let s = &self.settings;
+        let rows = self.rows(start)?;
+        let key = |what| Stream::keyed(at.seed, Purpose::Search, Some(at.round), Some(at.client), what);
+        let mut order: Vec<&Question> = at.questions.iter().collect();
+        let mut shuffle = key("order");
+        let mut batches: Vec<Vec<Question>> = Vec::new();
+        for _ in 0..s.local_epochs {
+            shuffle.shuffle(&mut order);
+            batches.extend(order.chunks(s.batch_size).map(|b| b.iter().map(|q| (*q).clone()).collect()));
+        }
+        let learning = bdpl::Settings {
+            samples: s.samples,
+            learning_rate: s.learning_rate,
+            weight_decay: s.weight_decay,
+            max_norm: MAX_NORM,
+            temperature: s.temperature,
+        };
+        let loss = |step: u32, prompt: &[usize]| {
+            let tokens = PromptOf::Tokens(ids(&self.tokens, prompt));
+            Ok::<_, SearchError>(tokens.fitness(at.oracle, &batches[step as usize], s.loss)?.loss)
+        };
+        let learnt = bdpl::learn(&rows, &learning, batches.len() as u32, &mut key("prompts"), loss)?;
+        if learnt.loss.is_nan() {
+            return Err(SearchError::NothingKnown);
+        }
+        Ok((delta(start, &learnt.rows), learnt.loss))
+    }
+
+    fn prompt(&self, theta: &[f32]) -> Result<PromptOf, SearchError> {
+        Ok(PromptOf::Tokens(ids(&self.tokens, &self.rows(theta)?.best())))
+    }
+
+    fn random(&self, stream: &mut Stream) -> Vec<f32> {
+        let prompt = self.start.sample(stream);
+        Rows::one_hot(self.start.candidates(), &prompt).map_or_else(|_| self.start(), |r| r.to_wire())
+    }
+
+    fn loss(&self) -> Loss {
+        self.settings.loss
+    }
+
+    fn queries(&self, examples: u64) -> u64 {
+        self.settings.samples as u64 * examples * u64::from(self.settings.local_epochs)
+    }
+}

@@ -1,0 +1,227 @@
+//! Every search of the registry through the ordinary coordinator, every message encoded and decoded, on an oracle in closed
+//! form: it finds a better prompt than it began with, whatever the number of workers, within the queries it announced.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use antiphon_algo::{AggregationSettings, LocalWork, WorkError, server_step};
+use antiphon_core::{ClientId, Purpose, Stream};
+use antiphon_oracle::ledger::{Ledger, Limits, Metered, Terms};
+use antiphon_oracle::search::{self, Ground, Purse, Search, Seeker};
+use antiphon_oracle::synthetic::{Synthetic, labels};
+use antiphon_oracle::task::{Loss, Question};
+use antiphon_oracle::{Access, EmbedOracle, Grant, LogprobOracle, Soft};
+use antiphon_protocol::Policy;
+use antiphon_sim::{Config, Silent, SimError, Simulation, Start, VirtualClock, Workforce};
+
+const CLIENTS: u64 = 4;
+const VOCABULARY: u32 = 40;
+
+/// Questions that a prompt can help with: their answer is not what the model likes best.
+fn questions(oracle: &Synthetic, client: u64) -> Arc<[Question]> {
+    let mut s = Stream::keyed(7, Purpose::Test, None, Some(ClientId(client)), "");
+    (0..10)
+        .map(|_| {
+            let prompt: Vec<u32> = (0..5).map(|_| 3 + s.below(u64::from(VOCABULARY) - 3) as u32).collect();
+            let q = Question { prompt, labels: labels(3), answer: 0 };
+            let scores = oracle.score(&[q.query(&[])]).unwrap().complete().unwrap();
+            let answer = usize::from(scores[0][0].logprob > scores[0][1].logprob);
+            Question { answer, ..q }
+        })
+        .collect()
+}
+
+struct Federation {
+    oracle: Arc<Synthetic>,
+    search: Arc<dyn Search>,
+    ledger: Arc<Ledger>,
+    crew: BTreeMap<ClientId, Seeker>,
+    fraction: f64,
+}
+
+struct Crew<'a>(&'a Federation);
+
+impl Workforce for Crew<'_> {
+    fn hire(&self, client: ClientId, _: usize) -> Result<Box<dyn LocalWork + '_>, WorkError> {
+        self.0.crew.get(&client).map(|s| Box::new(s) as Box<dyn LocalWork + '_>).ok_or(WorkError::NoData)
+    }
+}
+
+impl Federation {
+    fn new(table: &str, fraction: f64, budget: Option<u64>) -> Self {
+        let oracle = Arc::new(Synthetic::new(VOCABULARY as usize, 8, 5).unwrap());
+        let method = search::build(&table.parse().unwrap()).unwrap();
+        // sealed at what the method says it needs
+        let access = method.need().access;
+        let ground = Ground {
+            origin: Soft::new(8, vec![0.0; 16]).unwrap(),
+            embedding_std: Some(oracle.embedding_std()),
+            vocabulary: VOCABULARY,
+            candidates: (3..VOCABULARY).collect(),
+            seed: 1,
+        };
+        let search = method.prepare(&ground).unwrap();
+        let limits = Limits { examples: budget, ..Limits::NONE };
+        let ledger = Arc::new(Ledger::in_memory(Terms { limits, ..Terms::FREE }).unwrap());
+        let purse = Purse::default();
+        let paid = Arc::new(Metered::new(Arc::clone(&oracle), Arc::clone(&ledger)));
+        purse.set(Grant::Weights(paid).at_most(access)).unwrap();
+        let seeker = |k| {
+            let id = ClientId(k);
+            let own = questions(&oracle, k);
+            (id, Seeker::new(Arc::clone(&search), Arc::clone(&purse), own, id, 1).unwrap())
+        };
+        let crew = (0..CLIENTS).map(seeker).collect();
+        Self { oracle, search, ledger, crew, fraction }
+    }
+
+    fn run(&self, rounds: u32, workers: usize) -> Result<(Vec<f32>, bool), SimError> {
+        let (plan, server) = match self.search.server() {
+            Some((plan, step)) => (plan.check(&self.search.schema().unwrap()).unwrap(), step),
+            None => {
+                let plan = AggregationSettings::default().plan().unwrap();
+                let fedavg = server_step(&"id = 'fedavg'".parse().unwrap()).unwrap();
+                (plan.check(&self.search.schema().unwrap()).unwrap(), fedavg)
+            }
+        };
+        let config = Config {
+            plan,
+            policy: Policy {
+                num_rounds: rounds,
+                fraction: self.fraction,
+                min_clients: 1,
+                round_deadline_ms: None,
+                join_deadline_ms: None,
+                round_attempts: 1,
+            },
+            roster: self.crew.keys().copied().collect(),
+            seed: 1,
+            workers,
+            call_attempts: 1,
+            restarts: 0,
+            keep_updates: false,
+        };
+        let clock = VirtualClock::default();
+        let mut simulation = Simulation { config, server, noise: None, clock: &clock, faults: None };
+        let start = Start::fresh(self.search.start());
+        let stop = AtomicBool::new(false);
+        let end = simulation.run(start, &Crew(self), &mut Silent, &mut Vec::new(), &stop)?;
+        Ok((end.theta, end.next.0 == rounds))
+    }
+
+    /// Mean loss over everybody's questions.
+    fn loss(&self, state: &[f32]) -> f64 {
+        let all: Vec<Question> = (0..CLIENTS).flat_map(|k| questions(&self.oracle, k).to_vec()).collect();
+        let grant = Grant::Weights(Arc::clone(&self.oracle) as _);
+        self.search.prompt(state).unwrap().fitness(&grant, &all, Loss::CrossEntropy).unwrap().loss
+    }
+}
+
+const CASES: [(&str, &str, u32, f64); 5] = [
+    // the perturbed fitness forbids prompts that act alike on every input, and in this model all do
+    (
+        "fedbpt",
+        "id = 'fedbpt'\nintrinsic_dim = 6\nsigma = 0.5\nsigma_floor = 0.05\nperturb_rate = 0.0\nlocal_iter = 4\n\
+         loss = 'cross_entropy'",
+        6,
+        1.0,
+    ),
+    (
+        "bdpl",
+        "id = 'bdpl'\ncandidates = ''\nsamples = 12\nbatch_size = 5\nlearning_rate = 0.03\nloss = 'cross_entropy'",
+        12,
+        1.0,
+    ),
+    // FedOne: one client a round
+    (
+        "bdpl",
+        "id = 'bdpl'\ncandidates = ''\nsamples = 12\nbatch_size = 5\nlearning_rate = 0.03\nloss = 'cross_entropy'",
+        24,
+        0.25,
+    ),
+    (
+        "bdpl",
+        "id = 'bdpl'\ncandidates = ''\nsamples = 12\nbatch_size = 5\nlearning_rate = 0.03\ntemperature = 1.0\n\
+         loss = 'hinge'",
+        16,
+        1.0,
+    ),
+    (
+        "token_edits",
+        "id = 'token_edits'\ncandidates = ''\nedits = 4\nfillers = 4\nloss = 'cross_entropy'",
+        6,
+        1.0,
+    ),
+];
+
+#[test]
+fn every_search_finds_a_better_prompt_within_the_queries_it_announced() {
+    let mut seen: Vec<&str> = Vec::new();
+    for (id, table, rounds, fraction) in CASES {
+        seen.push(id);
+        let federation = Federation::new(table, fraction, None);
+        let (theta, done) = federation.run(rounds, 2).unwrap();
+        assert!(done, "{id}");
+        let before = federation.loss(&federation.search.start());
+        let after = federation.loss(&theta);
+        assert!(after < 0.9 * before, "{id} at {fraction}: {before} to {after}");
+        let cohort = (fraction * CLIENTS as f64) as u64;
+        let spent = federation.ledger.spent().examples;
+        let most = u64::from(rounds) * cohort * federation.search.queries(10);
+        assert!(spent > 0 && spent <= most, "{id}: {spent} of {most}");
+        let again = Federation::new(table, fraction, None).run(rounds, 1).unwrap().0;
+        assert_eq!(theta, again, "{id}: the number of workers changed the result");
+    }
+    for entry in search::METHODS {
+        assert!(seen.contains(&entry.id), "{} has no case", entry.id);
+    }
+}
+
+#[test]
+fn needs_are_those_of_the_methods_and_less_is_refused() {
+    assert_eq!(search::METHODS.len(), search::NEEDS.len());
+    for (id, table, ..) in CASES {
+        let method = search::build(&table.parse().unwrap()).unwrap();
+        assert!(search::NEEDS.contains(&method.need()) && method.need().method == id);
+        for access in Access::ALL {
+            assert_eq!(method.check(access).is_ok(), access >= method.need().access, "{id} {access}");
+        }
+        let again = search::build(&method.settings().unwrap()).unwrap();
+        assert_eq!(method.settings().unwrap(), again.settings().unwrap());
+    }
+    let fedbpt = search::build(&CASES[0].1.parse().unwrap()).unwrap();
+    let refused = fedbpt.check(Access::Logprobs).unwrap_err().to_string();
+    assert!(refused.ends_with("methods that would fit: bdpl, token_edits"), "{refused}");
+}
+
+#[test]
+fn settings_that_make_no_sense_name_the_key() {
+    for (table, word) in [
+        ("id = 'fedbtp'", "did you mean `fedbpt`"),
+        ("id = 'fedbpt'\nintrinsic_dim = 0\nloss = 'nll'", "intrinsic_dim"),
+        ("id = 'fedbpt'\nintrinsic_dim = 5\nloss = 'nll'\nperturb_rate = 2.0", "perturb_rate"),
+        ("id = 'fedbpt'\nintrinsic_dim = 5\nloss = 'nll'\nlocal_popsize = 2", "local_popsize"),
+        (
+            "id = 'bdpl'\ncandidates = 'a b'\nbatch_size = 1\nlearning_rate = 0.0\nloss = 'nll'",
+            "learning_rate",
+        ),
+        ("id = 'token_edits'\ncandidates = 'a b'\nedits = 0\nfillers = 1\nloss = 'nll'", "edits"),
+    ] {
+        let refused = search::build(&table.parse().unwrap()).unwrap_err().to_string();
+        assert!(refused.contains(word), "{refused}");
+    }
+}
+
+#[test]
+fn a_budget_that_runs_out_ends_the_rounds_and_is_never_passed() {
+    let federation = Federation::new(CASES[0].1, 1.0, Some(2000));
+    let ended = federation.run(6, 2);
+    assert!(!matches!(ended, Ok((_, true))), "six rounds take more than the budget");
+    let spent = federation.ledger.spent().examples;
+    assert!(spent <= 2000 && spent > 1500, "{spent}");
+    // counted where it was asked, not where it was promised: 40 questions were scored to make the data
+    assert_eq!(federation.oracle.asked(), spent + 40);
+}
