@@ -56,8 +56,13 @@ pub enum SplitError {
     },
     /// A part that no client has.
     #[error(
-        "split.{part} = {fraction} gives no client a {part} example: the largest has {largest} examples; a fraction of \
-         {} or a `{part}_path` would", 0.5 / *largest as f64
+        "split.{part} = {fraction} gives no client a {part} example: the largest has {largest} examples, {distinct} of \
+         them different, and equal ones stay together; {}a `{part}_path` would",
+        if (0.5 / *largest as f64) > *fraction && *distinct > 1 {
+            format!("a fraction of {:.3} or ", (500.0 / *largest as f64).ceil() / 1000.0)
+        } else {
+            String::new()
+        }
     )]
     EmptyPart {
         /// Which part.
@@ -66,6 +71,8 @@ pub enum SplitError {
         fraction: f64,
         /// Examples of the largest client.
         largest: usize,
+        /// Contents among them.
+        distinct: usize,
     },
 }
 
@@ -113,13 +120,19 @@ pub fn split(clients: &[Vec<Digest>], fractions: Fractions, seed: u64) -> Result
             parts
         })
         .collect();
-    let largest = clients.iter().map(Vec::len).max().unwrap_or(0);
+    let largest = clients.iter().max_by_key(|keys| keys.len());
     for (part, fraction, empty) in [
         ("validation", validation, parts.iter().all(|p| p.validation.is_empty())),
         ("test", test, parts.iter().all(|p| p.test.is_empty())),
     ] {
         if fraction > 0.0 && empty {
-            return Err(SplitError::EmptyPart { part, fraction, largest });
+            let distinct = largest.map_or(0, |keys| keys.iter().collect::<BTreeSet<_>>().len());
+            return Err(SplitError::EmptyPart {
+                part,
+                fraction,
+                largest: largest.map_or(0, Vec::len),
+                distinct,
+            });
         }
     }
     Ok(parts)
@@ -264,7 +277,10 @@ mod tests {
         assert!(e.contains("below 1"), "{e}");
         assert!(split(&one, fractions(f64::NAN, 0.0), 0).is_err());
         let e = split(&one, fractions(0.0, 0.1), 0).unwrap_err().to_string();
-        assert!(e.contains("the largest has 3") && e.contains("test_path"), "{e}");
+        assert!(e.contains("the largest has 3") && e.contains("a fraction of 0.167 or a `test_path`"), "{e}");
+        // one text, many times: no fraction would do
+        let e = split(&[vec![key(0); 60]], fractions(0.1, 0.0), 0).unwrap_err().to_string();
+        assert!(e.contains("60 examples, 1 of them different") && !e.contains("a fraction of"), "{e}");
         let e = split(&[vec![key(0)], vec![]], fractions(0.0, 0.1), 0).unwrap_err().to_string();
         assert!(e.contains("client 1"), "{e}");
     }
