@@ -221,10 +221,8 @@ impl<B: Backend> Generator<B> {
             let (found, planned) = (prompts.len(), self.room.sequences);
             return Err(NetError::Capacity { what: "prompts", found, planned });
         }
-        let mut done: Vec<Generated> = prompts
-            .iter()
-            .map(|_| Generated { tokens: Vec::with_capacity(options.max_new_tokens), finish: Finish::Length })
-            .collect();
+        let mut done: Vec<Generated> =
+            prompts.iter().map(|_| Generated { tokens: Vec::new(), finish: Finish::Length }).collect();
         let mut going = Vec::with_capacity(prompts.len());
         if options.max_new_tokens == 0 {
             return Ok(done);

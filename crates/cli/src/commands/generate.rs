@@ -105,7 +105,7 @@ fn answer(
     let backend = Cpu::threads(machine::cores());
     let (wiring, theta) = adapter.map_or_else(Default::default, |a| (a.wiring.clone(), a.theta.clone()));
     let virtual_tokens = wiring.prompt.as_ref().map_or(0, |p| p.tokens);
-    let wanted = virtual_tokens + prompt.len() + options.max_new_tokens;
+    let wanted = (virtual_tokens + prompt.len()).saturating_add(options.max_new_tokens);
     let positions = wanted.min(base.spec().max_positions);
     let weights = Weights::load(&backend, base.spec(), Task::CausalLm, base.source()).fail(Kind::Model)?;
     let net = Net::new(&backend, weights, Task::CausalLm, Arc::new(wiring), positions).fail(Kind::Model)?;

@@ -89,6 +89,9 @@ fn generation_ends_for_the_reason_it_gives() {
     let net = net(&Cpu::serial(), &spec, Task::CausalLm, wiring);
     let mut o = Generation { max_new_tokens: 100, ..options(Sampling::nucleus(2.0, 1.0).unwrap()) };
     let full = generate(&net, &params, &PROMPTS[..1], &o).swap_remove(0);
+    // a length that nobody could hold is not held
+    let longest = Generation { max_new_tokens: usize::MAX, ..o.clone() };
+    assert_eq!(generate(&net, &params, &PROMPTS[..1], &longest).swap_remove(0), full);
     // a token needs no position until another follows it
     assert_eq!((full.tokens.len(), full.finish), (POSITIONS - PROMPTS[0].len() + 1, Finish::Positions));
     let stop = full.tokens[4];
