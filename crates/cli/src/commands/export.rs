@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use antiphon_kernels::Cpu;
-use antiphon_model::adapter::{self, About, Adapter};
-use antiphon_model::export::{Precision, copy_companions, write_model};
+use antiphon_model::adapter::{self, About, Adapter, AdapterError};
+use antiphon_model::export::{ExportError, Precision, copy_companions, write_model};
 use antiphon_model::{Base, Task, Wiring, probe};
 use serde_json::json;
 
@@ -99,7 +99,13 @@ fn write(a: &Export, named: &Named, dir: &Path) -> Result<(), Failure> {
                 ElementType::Bf16 => Precision::Bf16,
                 ElementType::F16 => Precision::F16,
             };
-            write_model(dir, &named.base, &wiring, &theta, &about, precision).fail(Kind::Model)
+            let written = write_model(dir, &named.base, &wiring, &theta, &about, precision);
+            // a full disk is not the model's fault
+            let full = |e: &ExportError| {
+                matches!(e, ExportError::Io { .. } | ExportError::Adapter(AdapterError::Io { .. }))
+            };
+            let kind = if written.as_ref().is_err_and(full) { Kind::Storage } else { Kind::Model };
+            written.fail(kind)
         }
         Target::Peft => {
             let latest = antiphon_store::Layout::new(&a.run).latest();
@@ -116,8 +122,10 @@ fn write(a: &Export, named: &Named, dir: &Path) -> Result<(), Failure> {
                 about.base_model =
                     std::path::absolute(named.base.dir()).fail(Kind::Storage)?.display().to_string();
             }
-            adapter::write(dir, named.base.spec(), &wiring, &theta, &about, adapter.lora.as_ref())
-                .fail(Kind::Model)?;
+            let written =
+                adapter::write(dir, named.base.spec(), &wiring, &theta, &about, adapter.lora.as_ref());
+            let full = written.as_ref().is_err_and(|e| matches!(e, AdapterError::Io { .. }));
+            written.fail(if full { Kind::Storage } else { Kind::Model })?;
             copy_companions(&latest, dir, None).fail(Kind::Storage)
         }
     }
