@@ -10,6 +10,9 @@ use toml::de::{DeTable, DeValue};
 
 use crate::error::{Failure, Kind};
 
+/// Characters of a line that are shown.
+const LINE: usize = 160;
+
 /// The text of a run file and what it was overridden with.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -36,20 +39,26 @@ impl Source {
         // serde puts strings into double quotes and everything else into backquotes
         let words: Vec<&str> =
             quoted(&message).into_iter().chain(message.split('"').skip(1).step_by(2)).collect();
-        let own = |item: &&String| {
-            let key = item.split('=').next().unwrap_or_default();
-            key.strip_prefix(section).and_then(|k| k.strip_prefix('.')).is_some_and(|k| {
-                words.contains(&k) || k == "id" && item.split('=').nth(1).is_some_and(|v| words.contains(&v))
-            })
-        };
-        if let Some(item) = self.overrides.iter().find(own) {
-            return Failure::new(Kind::Settings, format_args!("override `{item}`: {message}"));
+        // what is wrong is named before what would be right
+        for word in &words {
+            let own = |item: &&String| {
+                let (key, value) = item.split_once('=').unwrap_or((item, ""));
+                key.strip_prefix(section)
+                    .and_then(|k| k.strip_prefix('.'))
+                    .is_some_and(|k| k == *word || value.trim_matches('"') == *word)
+            };
+            if let Some(item) = self.overrides.iter().find(own) {
+                return Failure::new(Kind::Settings, format_args!("override `{item}`: {message}"));
+            }
+            if let Some(at) = self.find(section, Some(word)) {
+                return self.point(Some(at), &message);
+            }
         }
-        self.point(self.find(section, &words), &message)
+        self.point(self.find(section, None), &message)
     }
 
-    /// Where `section` holds one of `words` as a key or a value, or begins.
-    fn find(&self, section: &str, words: &[&str]) -> Option<usize> {
+    /// Where `section` holds `word` as a key or a value; without a word, where it begins.
+    fn find(&self, section: &str, word: Option<&str>) -> Option<usize> {
         let root = DeTable::parse(&self.text).ok()?;
         let mut table = root.get_ref();
         let mut start = None;
@@ -58,17 +67,15 @@ impl Source {
             start = Some(key.span().start);
             table = value.get_ref().as_table()?;
         }
-        let named = |word: &&str| {
-            let is = |value: &DeValue<'_>| match value {
-                DeValue::Integer(n) => n.as_str() == *word,
-                DeValue::Float(x) => x.as_str() == *word,
-                DeValue::Boolean(b) => b.to_string() == *word,
-                other => other.as_str() == Some(*word),
-            };
-            let (key, _) = table.iter().find(|(k, v)| k.get_ref() == *word || is(v.get_ref()))?;
-            Some(key.span().start)
+        let Some(word) = word else { return start };
+        let is = |value: &DeValue<'_>| match value {
+            DeValue::Integer(n) => n.as_str() == word,
+            DeValue::Float(x) => x.as_str() == word,
+            DeValue::Boolean(b) => b.to_string() == word,
+            other => other.as_str() == Some(word),
         };
-        words.iter().find_map(named).or(start)
+        let (key, _) = table.iter().find(|(k, v)| k.get_ref() == word || is(v.get_ref()))?;
+        Some(key.span().start)
     }
 
     fn point(&self, at: Option<usize>, message: &str) -> Failure {
@@ -79,7 +86,11 @@ impl Source {
         let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
         let mut text = format!("{}:{}:{column}: {message}", self.name, line + 1);
         if let Some(source) = self.text.lines().nth(line) {
-            let _ = write!(text, "\n  {} | {source}", line + 1);
+            let (shown, cut) = match source.char_indices().nth(LINE) {
+                Some((end, _)) => (&source[..end], "…"),
+                None => (source, ""),
+            };
+            let _ = write!(text, "\n  {} | {shown}{cut}", line + 1);
         }
         Failure::new(Kind::Settings, text)
     }
@@ -153,6 +164,19 @@ mod tests {
         assert!(found.starts_with("override `method.lora_alfa=4`: [method]: unknown key"), "{found}");
         let found = blame(&["method.id=lorra"], "method", "unknown method `lorra`");
         assert!(found.starts_with("override `method.id=lorra`"), "{found}");
+        // `lora` stands in the file, and is what would be right
+        let found = blame(&["method.kind=lorra"], "method", "unknown variant `lorra`, expected `lora`");
+        assert!(found.starts_with("override `method.kind=lorra`"), "{found}");
+        // an override of another key is not to blame for what the file says
+        let found = blame(&["method.lora_r=4"], "method", "unknown field `lora_alfa`, expected `lora_r`");
+        assert!(found.starts_with("run.toml:6:1: "), "{found}");
+    }
+
+    #[test]
+    fn a_long_line_is_cut() {
+        let text = format!("a = \"{}\"", "ü".repeat(9999));
+        let found = Source::new("run.toml", &text, &[]).point(Some(0), "what").message;
+        assert!(found.ends_with("ü…") && found.chars().count() < 200, "{found}");
     }
 
     #[test]
