@@ -144,6 +144,21 @@ impl<T, E: std::error::Error> Fail<T> for Result<T, E> {
     }
 }
 
+/// `text` without characters that would steer the terminal: messages quote names and templates of files that anybody may
+/// have written.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && !matches!(c, '\n' | '\t') {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
 /// A full disk and a refused write are not the run directory's fault.
 pub fn store(error: &StoreError) -> Failure {
     Failure::new(if error.is_io() { Kind::Storage } else { Kind::RunDir }, chain(error))
@@ -167,6 +182,11 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_do_not_steer_the_terminal() {
+        assert_eq!(printable("a\u{1b}[31mb\r\n\tü\u{9b}"), "a\\u{1b}[31mb\\r\n\tü\\u{9b}");
+    }
 
     #[test]
     fn exit_codes_are_distinct() {

@@ -22,7 +22,7 @@ pub fn run(cli: args::Cli) -> ExitCode {
     match commands::dispatch(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("antiphon: {failure}");
+            eprintln!("antiphon: {}", error::printable(&failure.to_string()));
             failure.exit()
         }
     }
