@@ -110,6 +110,31 @@ impl FrozenData {
         }
     }
 
+    /// Index of the first element that is a NaN or an infinity: all exponent bits set, in every stored type.
+    #[must_use]
+    pub fn first_non_finite(&self) -> Option<usize> {
+        // blocks first: the search for the place is rare, the pass over a checkpoint is not
+        fn first<T: Copy>(elements: &[T], bad: impl Fn(T) -> bool) -> Option<usize> {
+            const BLOCK: usize = 4096;
+            let any = |block: &[T]| block.iter().fold(false, |any, x| any | bad(*x));
+            let block = elements.chunks(BLOCK).position(any)?;
+            let inside = elements[block * BLOCK..].iter().position(|x| bad(*x))?;
+            Some(block * BLOCK + inside)
+        }
+        let half = |mask: u16| move |b: [u8; 2]| u16::from_le_bytes(b) & mask == mask;
+        match self {
+            Self::Owned(values) => first(values, |x| !x.is_finite()),
+            Self::Mapped { dtype, len, .. } => {
+                let bytes = self.stored(0, *len);
+                match dtype {
+                    DType::F32 => first(bytes.as_chunks::<4>().0, |b| !f32::from_le_bytes(b).is_finite()),
+                    DType::Bf16 => first(bytes.as_chunks::<2>().0, half(0x7f80)),
+                    DType::F16 => first(bytes.as_chunks::<2>().0, half(0x7c00)),
+                }
+            }
+        }
+    }
+
     /// Stored bytes of elements `at .. at + len`; empty for values made in memory.
     fn stored(&self, at: usize, len: usize) -> &[u8] {
         match self {
@@ -119,5 +144,37 @@ impl FrozenData {
             }
             Self::Owned(_) => &[],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn the_first_number_that_is_none_is_found_in_every_type() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let mut bytes = vec![0u8; 3];
+        for (dtype, none, largest) in [
+            (DType::F32, f32::NEG_INFINITY.to_le_bytes().to_vec(), f32::MAX.to_le_bytes().to_vec()),
+            (DType::Bf16, half::bf16::NAN.to_le_bytes().to_vec(), half::bf16::MAX.to_le_bytes().to_vec()),
+            (DType::F16, f16::INFINITY.to_le_bytes().to_vec(), f16::MIN.to_le_bytes().to_vec()),
+        ] {
+            bytes.truncate(3);
+            (0..5000).for_each(|_| bytes.extend(&largest));
+            let sound = bytes.clone();
+            bytes[3 + 4321 * dtype.size()..][..dtype.size()].copy_from_slice(&none);
+            for (bytes, found) in [(&sound, None), (&bytes, Some(4321))] {
+                file.as_file_mut().set_len(0).unwrap();
+                std::io::Seek::rewind(file.as_file_mut()).unwrap();
+                file.write_all(bytes).unwrap();
+                let mapped = Arc::new(Mapped::open(file.path()).unwrap());
+                let data = FrozenData::Mapped { file: mapped, at: 3, dtype, len: 5000 };
+                assert_eq!(data.first_non_finite(), found, "{dtype:?}");
+            }
+        }
+        assert_eq!(FrozenData::Owned([0.0, f32::NAN].into()).first_non_finite(), Some(1));
     }
 }

@@ -138,6 +138,7 @@ impl ChatTemplate {
                 kwargs.args().filter_map(|k| Some((k.to_owned(), kwargs.peek::<Value>(k).ok()?))),
             )
         });
+        environment.set_fuel(Some(FUEL));
         environment.add_template_owned("chat", transparent_generation(source)).map_err(|e| {
             TemplateError::Syntax { place: place.to_owned(), line: e.line().unwrap_or(1), reason: reason(&e) }
         })?;
@@ -223,12 +224,40 @@ impl ChatTemplate {
             }
         }
         let template = self.environment.get_template("chat").map_err(failed)?;
-        template.render(Value::from_pairs(context)).map_err(failed)
+        let mut out = Bounded(Vec::new());
+        template.render_captured_to(Value::from_pairs(context), &mut out).map_err(failed)?;
+        String::from_utf8(out.0).map_err(|e| failed(Error::new(ErrorKind::WriteFailure, e.to_string())))
+    }
+}
+
+/// Instructions of one rendering: a thousand times what a long conversation takes, and seconds at most.
+const FUEL: u64 = 20_000_000;
+/// Bytes of one rendered conversation.
+const MOST_BYTES: usize = 64 << 20;
+
+/// Text that may not grow without end.
+struct Bounded(Vec<u8>);
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + text.len() > MOST_BYTES {
+            return Err(std::io::Error::other(format!("its text is longer than {MOST_BYTES} bytes")));
+        }
+        self.0.extend_from_slice(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
 /// What an error says, with a word on the one function that is missing on purpose.
 fn reason(e: &Error) -> String {
+    // what `Bounded` says stands behind the error
+    if let Some(written) = std::error::Error::source(e).filter(|_| e.kind() == ErrorKind::WriteFailure) {
+        return written.to_string();
+    }
     let text = e.detail().map_or_else(|| e.kind().to_string(), str::to_owned);
     if text.contains("strftime_now") {
         return format!(

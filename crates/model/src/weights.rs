@@ -54,6 +54,16 @@ pub enum WeightsError {
         /// Elements found.
         found: usize,
     },
+    /// A tensor holds something that is no number: the file is damaged, or training blew up before it was saved.
+    #[error(
+        "tensor `{name}` holds a NaN or an infinity (element {index}), so that every result would be none"
+    )]
+    NotFinite {
+        /// Its name.
+        name: String,
+        /// The first such element, in row-major order.
+        index: usize,
+    },
     /// The device refused.
     #[error("tensor `{name}`")]
     Device {
@@ -99,6 +109,9 @@ impl<B: Backend> Weights<B> {
             }
             if data.len() != found.iter().product::<usize>() {
                 return Err(WeightsError::Length { name: name(), shape: found, found: data.len() });
+            }
+            if let Some(index) = data.first_non_finite() {
+                return Err(WeightsError::NotFinite { name: name(), index });
             }
             let frozen =
                 backend.freeze(data).map_err(|source| WeightsError::Device { name: name(), source })?;

@@ -62,6 +62,20 @@ fn errors_name_the_place_and_the_line() {
     let date = render("\n{{ strftime_now('%Y') }}", &HELLO, false).unwrap_err();
     assert!(date.to_string().contains("must not depend on the day"), "{date}");
     assert!(matches!(date, TemplateError::Render { line: 2, .. }));
+}
+
+#[test]
+fn a_template_that_does_not_end_is_stopped() {
+    let loops = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}\
+                 {% endfor %}{% endfor %}";
+    for (source, says) in [
+        (loops, "fuel"),
+        ("{% for a in range(9999) %}{{ '%99999d' | format(1) }}{% endfor %}", "longer than"),
+    ] {
+        let error = render(source, &HELLO, false).unwrap_err().to_string();
+        assert!(error.starts_with("chat.jinja, line 1: the chat template failed"), "{error}");
+        assert!(error.contains(says), "{error}");
+    }
     // a template that asks first gets its own answer
     assert_eq!(render("{{ strftime_now is defined }}", &HELLO, false).unwrap(), "False");
 }

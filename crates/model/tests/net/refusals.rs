@@ -47,6 +47,12 @@ fn a_checkpoint_that_does_not_match_names_the_tensor_and_both_shapes() {
         Some((data, shape))
     });
     assert_eq!(short.to_string(), format!("tensor `{key}` of shape [8, 12] holds 95 elements"));
+    let none = load(|name, data, shape| {
+        let mut values = vec![0.0; 96];
+        values[77] = f32::NAN;
+        Some((if name == key { FrozenData::Owned(values.into()) } else { data }, shape))
+    });
+    assert!(none.to_string().starts_with(&format!("tensor `{key}` holds a NaN or an infinity (element 77)")));
 }
 
 fn refused(spec: &Spec, task: Task, change: impl FnOnce(&mut Wiring)) -> NetError {
