@@ -29,6 +29,8 @@ pub enum Purpose {
     Search,
     /// Faults of a simulated network.
     Faults,
+    /// Pauses before a request is sent again.
+    Backoff,
     /// Anything in a test.
     Test,
 }

@@ -27,6 +27,7 @@ pub mod cma;
 pub mod discrete;
 pub mod error;
 pub mod fedbpt;
+pub mod http;
 pub mod ledger;
 pub mod oracle;
 pub mod projection;

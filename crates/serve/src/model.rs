@@ -7,7 +7,7 @@ use antiphon_kernels::{Backend, BackendError, Cpu, Dst};
 use antiphon_model::checkpoint::CheckpointError;
 use antiphon_model::tokenizer::TokenizerError;
 use antiphon_model::weights::WeightsError;
-use antiphon_model::{Adapter, Base, Net, NetError, Task, Tokenizer, Weights};
+use antiphon_model::{Adapter, Base, Net, NetError, Role, Task, Tokenizer, Weights, tensor_name};
 
 use crate::engine::Device;
 
@@ -49,6 +49,8 @@ pub struct Served {
     pub(crate) texts: Vec<String>,
     /// Tokens that end a text.
     pub(crate) stop: Arc<[u32]>,
+    /// Standard deviation of the entries of the token table: the scale of vectors in its place.
+    pub(crate) embedding_std: f64,
     bos: Option<u32>,
 }
 
@@ -82,7 +84,17 @@ impl Served {
         let bos = tokenizer.special().bos.filter(|_| tokenizer.adds_bos());
         let texts = texts(&tokenizer, base.spec().vocab);
         let device = Arc::new(Device { backend, net, params });
-        Ok(Self { device, tokenizer, name, fingerprint, context, texts, stop: stop.into(), bos })
+        Ok(Self {
+            device,
+            tokenizer,
+            name,
+            fingerprint,
+            context,
+            texts,
+            stop: stop.into(),
+            embedding_std: embedding_std(base),
+            bos,
+        })
     }
 
     /// The model's name in requests.
@@ -137,6 +149,16 @@ fn fingerprint(
     h.update(&Digest::of(&file).0);
     h.update(tokenizer.template().map_or("", |t| t.source()).as_bytes());
     Ok(format!("fp_{}", &h.finalize().to_hex()[..16]))
+}
+
+fn embedding_std(base: &Base) -> f64 {
+    let name = tensor_name(base.spec(), Role::TokenEmbedding);
+    let Some((table, _)) = base.source().get(&name) else { return 0.0 };
+    let mut values = vec![0.0; table.len()];
+    table.widen(0, &mut values);
+    let n = values.len() as f64;
+    let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
+    (values.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / n).sqrt()
 }
 
 /// What each token adds to a text that goes on: decoding alone would drop a leading space.

@@ -58,14 +58,19 @@ async fn authorise(
 }
 
 fn about(app: &App) -> Value {
-    json!({
+    let mut about = json!({
         "id": app.served.name,
         "object": "model",
         "created": app.started,
         "owned_by": "antiphon",
         "max_model_len": app.served.context,
         "system_fingerprint": app.served.fingerprint,
-    })
+    });
+    if app.settings.prompt_embeds {
+        about["hidden_size"] = json!(app.served.width());
+        about["embedding_std"] = json!(app.served.embedding_std);
+    }
+    about
 }
 
 async fn models(State(app): State<Arc<App>>) -> Json<Value> {

@@ -1,0 +1,61 @@
+//! Endpoints that cannot be used.
+
+use std::path::PathBuf;
+
+use crate::answer::Missing;
+
+/// Why a connection to an endpoint was not made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HttpError {
+    /// Not an address of a server.
+    #[error("`{url}` is no address of an endpoint: {reason}; such as http://127.0.0.1:8000/v1")]
+    Url {
+        /// What was given, without user and password.
+        url: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A host that the site does not allow.
+    #[error("{origin} is not among the endpoints that this site allows: {}", allowed.join(", "))]
+    NotAllowed {
+        /// Scheme, host and port.
+        origin: String,
+        /// Those that are.
+        allowed: Vec<String>,
+    },
+    /// A key over an unprotected connection to another machine.
+    #[error("{origin}: a key is sent over https only, or to this machine")]
+    Exposed {
+        /// Scheme, host and port.
+        origin: String,
+    },
+    /// The key cannot be read.
+    #[error("the key in {}: {reason}", path.display())]
+    Key {
+        /// The file or descriptor.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The model is not there.
+    #[error("{origin} has no model `{model}`; it has: {}", found.join(", "))]
+    NoModel {
+        /// Scheme, host and port.
+        origin: String,
+        /// Asked for.
+        model: String,
+        /// Listed.
+        found: Vec<String>,
+    },
+    /// The endpoint did not answer the first questions.
+    #[error("{origin}: {what}: {missing}")]
+    Probe {
+        /// Scheme, host and port.
+        origin: String,
+        /// What was asked.
+        what: &'static str,
+        /// What came back.
+        missing: Missing,
+    },
+}

@@ -1,0 +1,264 @@
+//! Which endpoint, by what rules.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use ureq::http::Uri;
+
+use super::error::HttpError;
+
+/// Bytes of a file with a key.
+const MAX_KEY: u64 = 16 << 10;
+
+/// How a kind of server is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// `antiphon serve`: OpenAI's completions with ids, echo and soft prompts.
+    Antiphon,
+    /// vLLM: the same without soft prompts.
+    Vllm,
+    /// Any server with `/completions`; echo is probed.
+    Completions,
+    /// `/chat/completions` with `top_logprobs`, if the server gives them.
+    Chat,
+    /// llama.cpp's own `/completion`.
+    LlamaCpp,
+    /// `/chat/completions` without asking for log-probabilities.
+    ChatText,
+}
+
+impl Dialect {
+    /// Every dialect.
+    pub const ALL: [Self; 6] =
+        [Self::Antiphon, Self::Vllm, Self::Completions, Self::Chat, Self::LlamaCpp, Self::ChatText];
+
+    /// As written in run files.
+    #[must_use]
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Antiphon => "antiphon",
+            Self::Vllm => "vllm",
+            Self::Completions => "completions",
+            Self::Chat => "chat",
+            Self::LlamaCpp => "llama-cpp",
+            Self::ChatText => "chat-text",
+        }
+    }
+}
+
+/// When and how often a request is sent again.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Retry {
+    /// Times that one request is sent at most, `>= 1`.
+    pub attempts: u32,
+    /// The longest pause before the second time; doubles each time.
+    pub base: Duration,
+    /// The longest pause of all. A server that asks for more is not asked again within the call.
+    pub most: Duration,
+}
+
+/// An endpoint and the rules for asking it.
+#[derive(Clone, Debug)]
+pub struct HttpSettings {
+    /// Scheme, host, port and path before `/completions`, such as `http://127.0.0.1:8000/v1`.
+    pub base_url: String,
+    /// How it is asked.
+    pub dialect: Dialect,
+    /// The model's name there.
+    pub model: String,
+    /// The key, if it wants one.
+    pub key: Option<Key>,
+    /// Where requests may go.
+    pub allowed: AllowList,
+    /// For one answer, from the request to its last byte.
+    pub timeout: Duration,
+    /// Bytes of an answer.
+    pub max_answer: usize,
+    /// Sending again.
+    pub retry: Retry,
+    /// Requests a second, and how many at once after a pause.
+    pub rate: (f64, u32),
+    /// Requests in flight at once.
+    pub in_flight: usize,
+    /// Prompts in one request, where the server takes several.
+    pub per_request: usize,
+    /// Failed requests in a row after which the endpoint is left alone, and for how long.
+    pub breaker: (u32, Duration),
+    /// End the run when the server's `system_fingerprint` changes.
+    pub pin_fingerprint: bool,
+    /// Seed of the jitter in pauses.
+    pub seed: u64,
+    /// Raised from outside to stop.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl HttpSettings {
+    /// `model` at `base_url`, allowed there alone, with limits for one user of a shared server.
+    #[must_use]
+    pub fn new(base_url: &str, dialect: Dialect, model: &str) -> Self {
+        Self {
+            base_url: base_url.trim_end_matches('/').to_owned(),
+            dialect,
+            model: model.to_owned(),
+            key: None,
+            allowed: AllowList::default(),
+            timeout: Duration::from_secs(60),
+            max_answer: 64 << 20,
+            retry: Retry { attempts: 4, base: Duration::from_millis(500), most: Duration::from_secs(30) },
+            rate: (50.0, 50),
+            in_flight: 4,
+            per_request: if matches!(dialect, Dialect::Antiphon | Dialect::Vllm) { 16 } else { 1 },
+            breaker: (5, Duration::from_secs(30)),
+            pin_fingerprint: true,
+            seed: 0,
+            stop: Arc::default(),
+        }
+    }
+
+    /// Scheme, host and port, if the settings may be used at all.
+    pub(super) fn origin(&self) -> Result<String, HttpError> {
+        let wrong = |reason| {
+            let shown = self.base_url.rsplit_once('@').map_or(self.base_url.as_str(), |(_, host)| host);
+            HttpError::Url { url: shown.to_owned(), reason }
+        };
+        let uri: Uri = self.base_url.parse().map_err(|_| wrong("it cannot be read"))?;
+        let scheme = uri.scheme_str().filter(|s| ["http", "https"].contains(s));
+        let scheme = scheme.ok_or_else(|| wrong("it begins with neither http:// nor https://"))?;
+        let authority = uri.authority().ok_or_else(|| wrong("it names no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(wrong("it holds a user name; a key is read from a file"));
+        }
+        if uri.query().is_some() {
+            return Err(wrong("it holds a query"));
+        }
+        let port = authority.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
+        let origin = format!("{scheme}://{}:{port}", authority.host().to_ascii_lowercase());
+        self.allowed.admit(&origin)?;
+        let here = ["127.0.0.1", "localhost", "[::1]"].contains(&authority.host());
+        if self.key.is_some() && scheme == "http" && !here {
+            return Err(HttpError::Exposed { origin });
+        }
+        Ok(origin)
+    }
+}
+
+/// Origins (`https://host:port`) that requests may go to. Empty: the one in the settings, which the site wrote itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AllowList(Vec<String>);
+
+impl AllowList {
+    /// Exactly `origins`; a missing port is the scheme's own.
+    #[must_use]
+    pub fn new(origins: &[&str]) -> Self {
+        let whole = |o: &&str| {
+            let o = o.trim_end_matches('/').to_ascii_lowercase();
+            let host = o.split("://").nth(1).unwrap_or(&o);
+            let port = if o.starts_with("https:") { 443 } else { 80 };
+            let has_port = host.rsplit_once(':').is_some_and(|(_, p)| p.bytes().all(|b| b.is_ascii_digit()));
+            if has_port { o } else { format!("{o}:{port}") }
+        };
+        Self(origins.iter().map(whole).collect())
+    }
+
+    fn admit(&self, origin: &str) -> Result<(), HttpError> {
+        if self.0.is_empty() || self.0.iter().any(|o| o == origin) {
+            return Ok(());
+        }
+        Err(HttpError::NotAllowed { origin: origin.to_owned(), allowed: self.0.clone() })
+    }
+}
+
+/// A key that nothing prints.
+#[derive(Clone, Debug)]
+pub struct Key(SecretString);
+
+impl Key {
+    /// The first line of a file.
+    pub fn from_file(path: &Path) -> Result<Self, HttpError> {
+        let fail = |reason: String| HttpError::Key { path: path.to_owned(), reason };
+        let mut text = String::new();
+        let file = std::fs::File::open(path).map_err(|e| fail(e.to_string()))?;
+        std::io::Read::read_to_string(&mut std::io::Read::take(file, MAX_KEY), &mut text)
+            .map_err(|e| fail(e.to_string()))?;
+        let key = text.lines().next().unwrap_or_default().trim();
+        if key.is_empty() || !key.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(fail("its first line is no key: expected printable ASCII without spaces".into()));
+        }
+        Ok(Self(SecretString::from(key)))
+    }
+
+    /// What an open descriptor gives, such as 3 after `3< <(pass show api)`.
+    pub fn from_descriptor(number: u32) -> Result<Self, HttpError> {
+        Self::from_file(&PathBuf::from(format!("/dev/fd/{number}")))
+    }
+
+    /// The header that shows it. For the wire alone.
+    pub(super) fn header(&self) -> String {
+        format!("Bearer {}", self.0.expose_secret())
+    }
+
+    /// `text` without the key, should a server repeat it.
+    pub(super) fn hide(&self, text: &str) -> String {
+        text.replace(self.0.expose_secret(), "…")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(url: &str, allowed: &[&str], key: bool) -> Result<String, HttpError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        std::fs::write(&path, "sk-secret\n").unwrap();
+        let mut settings = HttpSettings::new(url, Dialect::Chat, "m");
+        settings.allowed = AllowList::new(allowed);
+        settings.key = key.then(|| Key::from_file(&path).unwrap());
+        assert!(!format!("{settings:?}").contains("secret"));
+        settings.origin()
+    }
+
+    #[test]
+    fn requests_go_where_they_are_allowed() {
+        assert_eq!(at("https://api.example/v1", &[], true).unwrap(), "https://api.example:443");
+        assert_eq!(
+            at("https://API.example/v1", &["https://api.example"], true).unwrap(),
+            "https://api.example:443"
+        );
+        assert!(matches!(
+            at("https://api.example.evil/v1", &["https://api.example"], false),
+            Err(HttpError::NotAllowed { .. })
+        ));
+        assert!(matches!(
+            at("http://api.example/v1", &["https://api.example"], false),
+            Err(HttpError::NotAllowed { .. })
+        ));
+        assert!(matches!(at("http://api.example/v1", &[], true), Err(HttpError::Exposed { .. })));
+        assert!(
+            at("http://api.example/v1", &[], false).is_ok()
+                && at("http://localhost:8000/v1", &[], true).is_ok()
+        );
+        for url in
+            ["", "api.example", "ftp://a/v1", "https://me:sk-secret@api.example/v1", "http://a/v1?key=1"]
+        {
+            let message = at(url, &[], false).unwrap_err().to_string();
+            assert!(message.contains("no address") && !message.contains("secret"), "{message}");
+        }
+    }
+
+    #[test]
+    fn keys_come_from_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        for bad in ["", "\n", "two words\n", "sk-\u{e9}\n"] {
+            std::fs::write(&path, bad).unwrap();
+            assert!(matches!(Key::from_file(&path), Err(HttpError::Key { .. })), "{bad:?}");
+        }
+        std::fs::write(&path, "  sk-1 \nsecond line").unwrap();
+        let key = Key::from_file(&path).unwrap();
+        assert_eq!((key.header().as_str(), key.hide("no sk-1 here").as_str()), ("Bearer sk-1", "no … here"));
+    }
+}

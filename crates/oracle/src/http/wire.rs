@@ -1,0 +1,118 @@
+//! One request, one answer: TLS, time limits, length limits.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::Agent;
+use ureq::http::{Method, Request, StatusCode};
+
+use super::settings::{HttpSettings, Key};
+use crate::answer::Missing;
+
+/// Characters of an error message that are kept.
+const SHORT: usize = 200;
+
+/// A connection pool to one origin.
+#[derive(Debug)]
+pub(super) struct Wire {
+    agent: Agent,
+    base: String,
+    key: Option<Key>,
+    max_answer: u64,
+}
+
+/// Why an attempt failed, and what follows from it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Failed {
+    pub(super) missing: Missing,
+    /// The same request may succeed later.
+    pub(super) again: bool,
+    /// The server may have worked on it.
+    pub(super) counted: bool,
+    /// The connection broke: behind it there may be another server now.
+    pub(super) broke: bool,
+}
+
+impl Wire {
+    pub(super) fn new(settings: &HttpSettings) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(settings.timeout))
+            .max_redirects(0)
+            .proxy(None)
+            .user_agent("antiphon")
+            .build();
+        Self {
+            agent: config.into(),
+            base: settings.base_url.clone(),
+            key: settings.key.clone(),
+            max_answer: settings.max_answer as u64,
+        }
+    }
+
+    /// Sends `body` (nothing: `GET`) to `path` below the base, or below the host where `path` begins with `//`.
+    pub(super) fn send(&self, path: &str, body: Option<&Value>, idempotency: &str) -> Result<Value, Failed> {
+        let url = match path.strip_prefix('/').filter(|p| p.starts_with('/')) {
+            Some(path) => format!("{}{path}", self.base.trim_end_matches("/v1")),
+            None => format!("{}{path}", self.base),
+        };
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        let mut request = Request::builder().method(method).uri(url);
+        request = request.header("content-type", "application/json").header("idempotency-key", idempotency);
+        if let Some(key) = &self.key {
+            request = request.header("authorization", key.header());
+        }
+        let bytes = body.map(Value::to_string).unwrap_or_default();
+        let request = request.body(bytes).map_err(|_| unreachable("the request cannot be written".into()))?;
+        let mut response = self.agent.run(request).map_err(|e| unreachable(self.hide(&e.to_string())))?;
+        let status = response.status();
+        let after = response.headers().get("retry-after").and_then(|v| v.to_str().ok()?.trim().parse().ok());
+        let text = response.body_mut().with_config().limit(self.max_answer).read_to_vec();
+        let text = text.map_err(|e| unreachable(self.hide(&e.to_string())))?;
+        if status.is_success() {
+            return serde_json::from_slice(&text).map_err(|e| malformed(format!("no JSON: {e}")));
+        }
+        Err(self.refused(status, after, &text))
+    }
+
+    fn refused(&self, status: StatusCode, after: Option<u64>, text: &[u8]) -> Failed {
+        let again = matches!(status.as_u16(), 408 | 409 | 429 | 500..=599);
+        let after = after.map(Duration::from_secs);
+        let missing = if status.as_u16() == 429 || (again && after.is_some()) {
+            Missing::Busy { after }
+        } else if again {
+            Missing::Unreachable { reason: format!("status {}", status.as_u16()) }
+        } else {
+            Missing::Refused { status: status.as_u16(), reason: shortened(&self.hide(&message(text))) }
+        };
+        Failed { missing, again, counted: status.is_server_error() || status.as_u16() == 408, broke: false }
+    }
+
+    fn hide(&self, text: &str) -> String {
+        self.key.as_ref().map_or_else(|| text.to_owned(), |k| k.hide(text))
+    }
+}
+
+fn unreachable(reason: String) -> Failed {
+    Failed { missing: Missing::Unreachable { reason }, again: true, counted: true, broke: true }
+}
+
+/// An answer that cannot be true. Asking the same again would be asking for it.
+pub(super) fn malformed(reason: String) -> Failed {
+    Failed { missing: Missing::Malformed { reason }, again: false, counted: true, broke: false }
+}
+
+/// What an error's body says.
+fn message(text: &[u8]) -> String {
+    let json: Option<Value> = serde_json::from_slice(text).ok();
+    let said = json.as_ref().and_then(|v| {
+        let e = v.get("error").unwrap_or(v);
+        e.get("message").or(Some(e))?.as_str().map(str::to_owned)
+    });
+    said.unwrap_or_else(|| String::from_utf8_lossy(text).into_owned())
+}
+
+/// After keys were hidden, so that none is cut in two.
+fn shortened(said: &str) -> String {
+    said.chars().filter(|c| !c.is_control()).take(SHORT).collect()
+}
