@@ -129,9 +129,9 @@ impl HttpOracle {
     /// The name or fingerprint in an answer, where it is not the one that was probed.
     fn other(&self, answer: &Value) -> Option<String> {
         let said = |name: &str| answer.get(name).and_then(Value::as_str);
-        if let Some(model) =
-            said("model").filter(|m| *m != self.found.answers_as && *m != self.settings.model)
-        {
+        // an endpoint that gave no scores was not asked for its name either
+        let named = said("model").filter(|_| self.found.canary.is_some());
+        if let Some(model) = named.filter(|m| *m != self.found.answers_as && *m != self.settings.model) {
             return Some(model.to_owned());
         }
         let expected = self.found.fingerprint.as_deref().filter(|_| self.settings.pin_fingerprint)?;

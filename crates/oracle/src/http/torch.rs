@@ -76,9 +76,9 @@ fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
 
 /// CRC-32 as in zip (reflected polynomial `0xedb88320`).
 fn crc32(data: &[u8]) -> u32 {
-    !data
-        .iter()
-        .fold(!0u32, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |c, _| c >> 1 ^ (c & 1) * 0xedb8_8320))
+    !data.iter().fold(!0u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |c, _| (c >> 1) ^ ((c & 1) * 0xedb8_8320))
+    })
 }
 
 #[cfg(test)]
