@@ -34,6 +34,9 @@ pub struct HttpOracle {
     ids: Mutex<BTreeMap<(String, bool), Vec<u32>>>,
 }
 
+/// Results in order, and what they cost.
+type Spent<T> = (Vec<Result<T, Missing>>, Usage);
+
 /// A question without an answer, or the end of asking.
 enum Fault {
     Missing(Missing),
@@ -151,7 +154,7 @@ impl HttpOracle {
         &self,
         jobs: &[J],
         work: impl Fn(&J, &mut Usage) -> Result<T, Fault> + Sync,
-    ) -> Result<(Vec<Result<T, Missing>>, Usage), OracleError> {
+    ) -> Result<Spent<T>, OracleError> {
         if let Some(refusal) = self.sender.refusal() {
             return Err(refusal);
         }
@@ -245,7 +248,7 @@ impl HttpOracle {
         &self,
         soft: Option<&Soft>,
         batch: &[ScoreQuery],
-    ) -> Result<(Vec<Result<Vec<LabelScore>, Missing>>, Usage), OracleError> {
+    ) -> Result<Spent<Vec<LabelScore>>, OracleError> {
         let soft = soft.map(|s| (s.rows() as u64, torch::base64(s.rows(), s.width(), s.values())));
         let mut units: Vec<(Joined, u64)> = Vec::new();
         for q in batch {
