@@ -1,4 +1,5 @@
 //! HTTP oracles against a server that lies, breaks, is slow, asks to wait, or becomes another.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod liar;
 
