@@ -292,6 +292,7 @@ fn llama_like(family: Family, keys: &mut Keys<'_>) -> Result<Spec, ConfigProblem
         tied: keys.flag("tie_word_embeddings", false)?,
         token_types: None,
         pooler: false,
+        kept: None,
         bos: None,
         eos: Vec::new(),
     })
@@ -411,6 +412,7 @@ fn gpt2(keys: &mut Keys<'_>) -> Result<Spec, ConfigProblem> {
         tied: keys.flag("tie_word_embeddings", true)?,
         token_types: None,
         pooler: false,
+        kept: None,
         bos: None,
         eos: Vec::new(),
     })
@@ -454,6 +456,7 @@ fn bert(keys: &mut Keys<'_>) -> Result<Spec, ConfigProblem> {
         tied: keys.flag("tie_word_embeddings", true)?,
         token_types: Some(keys.size("type_vocab_size", 2)?),
         pooler: true,
+        kept: None,
         bos: None,
         eos: Vec::new(),
     })

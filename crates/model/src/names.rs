@@ -57,6 +57,28 @@ pub enum Role {
     ClassHead(Part),
 }
 
+impl Role {
+    /// The block that the tensor is part of.
+    #[must_use]
+    pub fn layer(self) -> Option<usize> {
+        match self {
+            Self::Proj { layer, .. }
+            | Self::QueryNorm(layer)
+            | Self::KeyNorm(layer)
+            | Self::AttentionNorm(layer, _)
+            | Self::MlpNorm(layer, _) => Some(layer),
+            Self::TokenEmbedding
+            | Self::PositionEmbedding
+            | Self::TokenTypeEmbedding
+            | Self::EmbeddingNorm(_)
+            | Self::FinalNorm(_)
+            | Self::LmHead
+            | Self::Pooler(_)
+            | Self::ClassHead(_) => None,
+        }
+    }
+}
+
 /// A tensor of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
@@ -286,7 +308,7 @@ fn block(spec: &Spec, layer: usize) -> String {
         Family::Gpt2 => "h",
         Family::Bert => "encoder.layer",
     };
-    format!("{}{list}.{layer}.", trunk(spec))
+    format!("{}{list}.{}.", trunk(spec), spec.checkpoint_layer(layer))
 }
 
 /// Path of a map inside its block. Maps that a family lacks are refused before by [`Spec::proj_shape`].
@@ -342,6 +364,7 @@ mod tests {
             tied: false,
             token_types: None,
             pooler: false,
+            kept: None,
             bos: None,
             eos: Vec::new(),
         }

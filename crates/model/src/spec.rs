@@ -136,6 +136,9 @@ pub struct Spec {
     pub hidden: usize,
     /// Blocks.
     pub layers: usize,
+    /// The checkpoint's indices of the blocks, ascending, `layers` of them, where the model is some of a checkpoint's
+    /// blocks (see [`Spec::with_layers`]). `None`: all of them.
+    pub kept: Option<Vec<usize>>,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads.
@@ -203,6 +206,41 @@ impl Spec {
                 Proj::O => self.biases.o,
                 Proj::Gate | Proj::Up | Proj::Down => self.biases.mlp,
             }
+    }
+
+    /// The checkpoint's index of block `layer`, which names its tensors.
+    ///
+    /// # Panics
+    /// Where this model has no block `layer`.
+    #[must_use]
+    pub fn checkpoint_layer(&self, layer: usize) -> usize {
+        self.kept.as_ref().map_or(layer, |kept| kept[layer])
+    }
+
+    /// The block that the checkpoint counts as `index`; `None` where this model does not have it.
+    #[must_use]
+    pub fn layer_of(&self, index: usize) -> Option<usize> {
+        match &self.kept {
+            None => (index < self.layers).then_some(index),
+            Some(kept) => kept.binary_search(&index).ok(),
+        }
+    }
+
+    /// The model of these blocks alone, counted as the checkpoint counts them: one after another, as if those between had
+    /// never been. Embeddings, last norm and head stay. Tensors keep the names that they have in the checkpoint, so a
+    /// trainable vector of the smaller model is one of the larger, and nothing of a block left out is ever looked up.
+    ///
+    /// # Errors
+    /// The first index that is not above the one before it, or not a block of this model.
+    pub fn with_layers(&self, kept: &[usize]) -> Result<Self, usize> {
+        let ascending = |i: usize| i == 0 || kept[i - 1] < kept[i];
+        let wrong = |&(i, &index): &(usize, &usize)| !ascending(i) || self.layer_of(index).is_none();
+        if let Some((_, &index)) = kept.iter().enumerate().find(wrong) {
+            return Err(index);
+        }
+        let all = kept.len() == self.layers;
+        let names = if all { self.kept.clone() } else { Some(kept.to_vec()) };
+        Ok(Self { layers: kept.len(), kept: names, ..self.clone() })
     }
 
     /// Whether the sum of the embeddings is normalised.

@@ -138,6 +138,12 @@ impl<B: Backend> Tuning<B> {
         self.made.load(Ordering::Relaxed)
     }
 
+    /// The flag that ends every client's training at its next step.
+    #[must_use]
+    pub fn stop(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
+    }
+
     pub(crate) fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use antiphon_core::registry;
 use antiphon_model::adapter::{self, About};
-use antiphon_model::{Task, Wiring};
+use antiphon_model::{Spec, Task, Wiring};
 use antiphon_tune::method::{self, Export, METHODS, Method, Start};
 use common::{CLASSIFY, Checkpoint, bert, gpt2, llama};
 
@@ -292,4 +292,45 @@ fn a_new_overlay_leaves_the_model_as_it_was() {
         assert_eq!(logits(model, wiring, &theta), bare, "{id}");
         assert!(bare.iter().any(|&v| v != bare[0]));
     });
+}
+
+/// The methods that can be an adapter of off-site tuning, on the ends of a model of five layers.
+fn ends() -> [Box<dyn Method>; 2] {
+    ["id = 'full'", "id = 'lora'\nlora_r = 2\nlora_alpha = 3\ntarget_modules = 'all-linear'"]
+        .map(|text| parse(&format!("{text}\nlayers_to_transform = [0, 4]")))
+}
+
+#[test]
+fn what_the_ends_of_a_thinned_model_train_is_what_those_of_the_whole_train() {
+    for spec in [llama(), gpt2(), bert()] {
+        let whole = Spec { layers: 5, ..spec };
+        let thinned = whole.with_layers(&[0, 2, 4]).unwrap();
+        for task in [Task::CausalLm, CLASSIFY] {
+            let base = Checkpoint { spec: whole.clone(), task };
+            for method in ends() {
+                let of = |spec: &Spec| {
+                    let wiring = method.wire(spec, task).unwrap();
+                    let start = Start { spec, base: &base, tokenize: None, seed: 7 };
+                    (wiring.schema.clone(), method.init(&wiring, &start).unwrap())
+                };
+                assert_eq!(of(&whole), of(&thinned), "{}", method.id());
+                let foreign = of(&whole).0.tensors().iter().filter(|t| t.name.contains(".2.")).count();
+                assert_eq!(foreign, 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_layers_of_full_tuning() {
+    let wiring = ends()[0].wire(&Spec { layers: 5, ..llama() }, Task::CausalLm).unwrap();
+    assert!(wiring.live.keys().all(|n| n.starts_with("model.layers.0.") || n.starts_with("model.layers.4.")));
+    assert_eq!(wiring.live.len(), 2 * 9);
+    assert!(refused("id = 'full'\nlayers_to_transform = []").contains("`layers_to_transform` is empty"));
+    assert!(
+        refused("id = 'full'\nlayers_to_transform = [3]").contains("layer 3 of a model with layers 0 to 2")
+    );
+    let thinned = Spec { layers: 5, ..llama() }.with_layers(&[0, 2, 4]).unwrap();
+    let missing = parse("id = 'full'\nlayers_to_transform = [1]").wire(&thinned, Task::CausalLm).unwrap_err();
+    assert!(missing.to_string().contains("layers 0, 2, 4"), "{missing}");
 }

@@ -35,6 +35,7 @@ pub(crate) fn llama() -> Spec {
         tied: false,
         token_types: None,
         pooler: false,
+        kept: None,
         bos: None,
         eos: Vec::new(),
     }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 mod common;
+mod emulator;
 mod generation;
 mod golden;
 mod laws;

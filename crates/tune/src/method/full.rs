@@ -6,6 +6,7 @@ use antiphon_model::names::{self, Role};
 use antiphon_model::{Spec, Task, Wiring};
 use serde::{Deserialize, Serialize};
 
+use super::layers;
 use super::layout::Tensors;
 use super::target::Pattern;
 use super::{Export, Method, MethodError, Start, head, read};
@@ -14,7 +15,7 @@ use crate::settings::complete;
 pub(super) const ENTRY: Entry<dyn Method> = Entry {
     id: "full",
     paper: "arXiv:1602.05629",
-    about: "every tensor of the checkpoint, or those that a pattern names",
+    about: "every tensor of the checkpoint, or those of some layers or that a pattern names",
     build: |t| Ok(Box::new(registry::settings::<Full>("full", t)?.check()?)),
 };
 
@@ -26,19 +27,25 @@ struct Full {
     /// `model\.layers\.1[0-9]\.` or `.*\.bias$`. Absent: every tensor.
     #[serde(skip_serializing_if = "Option::is_none")]
     unfrozen_parameters: Option<Vec<String>>,
+    /// Layers whose tensors are trained, from 0, as the checkpoint counts them; embeddings, last norm and head then stay
+    /// frozen. Absent: all of the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layers_to_transform: Option<Vec<usize>>,
 }
 
 impl Full {
     fn check(self) -> Result<Self, ConfigError> {
-        match &self.unfrozen_parameters {
-            Some(list) if list.is_empty() => Err(ConfigError::Invalid {
-                id: ENTRY.id.to_owned(),
-                reason:
-                    "`unfrozen_parameters` is empty: name a tensor, or leave the key out to train them all"
-                        .into(),
-            }),
-            _ => Ok(self),
+        let empty = |key: &str, one: &str| {
+            let reason = format!("`{key}` is empty: name a {one}, or leave the key out to train them all");
+            Err(ConfigError::Invalid { id: ENTRY.id.to_owned(), reason })
+        };
+        if self.unfrozen_parameters.as_ref().is_some_and(Vec::is_empty) {
+            return empty("unfrozen_parameters", "tensor");
         }
+        if self.layers_to_transform.as_ref().is_some_and(Vec::is_empty) {
+            return empty("layers_to_transform", "layer");
+        }
+        Ok(self)
     }
 
     fn patterns(&self) -> Result<Option<Vec<Pattern>>, MethodError> {
@@ -54,9 +61,12 @@ impl Method for Full {
 
     fn wire(&self, spec: &Spec, task: Task) -> Result<Wiring, MethodError> {
         let patterns = self.patterns()?;
+        let layers = layers::among(self.layers_to_transform.as_deref(), spec)?;
+        let in_layers =
+            |role: Role| layers.as_ref().is_none_or(|list| role.layer().is_some_and(|l| list.contains(&l)));
         let own: Vec<_> = names::tensors(spec, task)
             .into_iter()
-            .filter(|t| !matches!(t.role, Role::ClassHead(_)))
+            .filter(|t| !matches!(t.role, Role::ClassHead(_)) && in_layers(t.role))
             .collect();
         for p in patterns.iter().flatten() {
             if !own.iter().any(|t| p.matches(&t.name)) {

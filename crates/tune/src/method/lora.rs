@@ -14,6 +14,7 @@ use antiphon_model::names;
 use antiphon_model::{LoraPair, Pooling, Proj, Spec, Task, Wiring};
 use serde::{Deserialize, Serialize};
 
+use super::layers;
 use super::layout::Tensors;
 use super::target::{Matcher, Pattern, Targets};
 use super::{Export, Method, MethodError, Start, head};
@@ -52,7 +53,7 @@ struct Lora {
     /// Alpha of modules whose path ends in a match of the key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     alpha_pattern: BTreeMap<String, f64>,
-    /// Layers that get pairs, from 0. Absent: all.
+    /// Layers that get pairs, from 0, as the checkpoint counts them. Absent: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     layers_to_transform: Option<Vec<usize>>,
 }
@@ -105,9 +106,7 @@ impl Lora {
 
     /// The maps that get a pair.
     fn targets(&self, spec: &Spec) -> Result<Vec<Site>, MethodError> {
-        if let Some(&layer) = self.layers_to_transform.iter().flatten().find(|&&l| l >= spec.layers) {
-            return Err(MethodError::Layer { layer, layers: spec.layers });
-        }
+        let layers = layers::among(self.layers_to_transform.as_deref(), spec)?;
         let all = sites(spec);
         let matchers = self.target_modules.matchers()?;
         for m in &matchers {
@@ -115,8 +114,7 @@ impl Lora {
                 return Err(no_match(spec, m.source()));
             }
         }
-        let in_layers =
-            |s: &Site| self.layers_to_transform.as_ref().is_none_or(|list| list.contains(&s.layer));
+        let in_layers = |s: &Site| layers.as_ref().is_none_or(|list| list.contains(&s.layer));
         // peft: a whole path in the list is taken as it is, whatever the layers
         let whole = |m: &Matcher, s: &Site| matches!(m, Matcher::Suffix(name) if *name == s.path);
         let chosen = |s: &Site| matchers.iter().any(|m| m.matches(&s.path) && (in_layers(s) || whole(m, s)));

@@ -8,6 +8,7 @@
 
 mod full;
 mod head;
+mod layers;
 mod layout;
 mod lora;
 mod prompt;
@@ -146,12 +147,12 @@ pub enum MethodError {
         d_in: usize,
     },
     /// A layer that the model does not have.
-    #[error("`layers_to_transform`: layer {layer} of a model with layers 0 to {}", layers.saturating_sub(1))]
+    #[error("`layers_to_transform`: layer {layer} of a model with layers {}", layers::listed(known))]
     Layer {
         /// Asked for.
         layer: usize,
-        /// Number of layers.
-        layers: usize,
+        /// Those that the model has.
+        known: Vec<usize>,
     },
     /// A prompt that leaves no position for a token.
     #[error("{tokens} virtual tokens in a model of {positions} positions leave no room for a text")]

@@ -37,6 +37,7 @@ pub(crate) fn llama() -> Spec {
         tied: false,
         token_types: None,
         pooler: false,
+        kept: None,
         bos: None,
         eos: Vec::new(),
     }
