@@ -82,6 +82,7 @@ fn config() -> Result<String, String> {
     );
     let runfile = include_str!("../src/runfile.rs");
     let tune = include_str!("../../tune/src/settings.rs");
+    let emulator = include_str!("../../model/src/emulator.rs");
     let data = include_str!("../../data/src/settings.rs");
     let split = include_str!("../../data/src/split.rs");
     let algo = include_str!("../../algo/src/settings.rs");
@@ -97,6 +98,7 @@ fn config() -> Result<String, String> {
         ("data", data, "Settings"),
         ("data.columns", data, "Columns"),
         ("data.split", split, "Fractions"),
+        ("emulator", emulator, "EmulatorSettings"),
         ("train", tune, "TrainSettings"),
         ("federation", runfile, "FederationSettings"),
         ("aggregation", algo, "AggregationSettings"),
@@ -181,7 +183,7 @@ fn toml_type(rust: &str) -> (String, bool) {
         "Column" => "name, or number from zero",
         "Targets" => "text, or list of names",
         "Splitter" => "name, or table",
-        "Table" | "Columns" | "Fractions" => "table",
+        "Table" | "Columns" | "Fractions" | "EmulatorSettings" => "table",
         _ if name.starts_with("BTreeMap") || rust.starts_with("BTreeMap") => "table",
         _ => "name",
     };
@@ -189,8 +191,9 @@ fn toml_type(rust: &str) -> (String, bool) {
 }
 
 /// Where the entries of a registry live, by the beginning of its title. The file's name is the id.
-const FOLDERS: [(&str, &str); 9] = [
+const FOLDERS: [(&str, &str); 10] = [
     ("`[method]`", "tune/src/method"),
+    ("`[emulator.rule]`", "model/src/emulator"),
     ("`[objective]`", "tune/src/objective"),
     ("`[optimizer]`", "tune/src/optim"),
     ("`[train.lr_scheduler]`", "tune/src/schedule"),

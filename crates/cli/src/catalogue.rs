@@ -22,6 +22,7 @@ fn rows<T: ?Sized>(list: &[&Entry<T>]) -> Vec<Row> {
 pub fn all() -> Vec<(&'static str, Vec<Row>)> {
     vec![
         ("`[method]`: what is trained", rows(antiphon_tune::METHODS)),
+        ("`[emulator.rule]`: which layers clients hold of a model", rows(antiphon_model::emulator::RULES)),
         ("`[objective]`: what is minimised", rows(antiphon_tune::OBJECTIVES)),
         ("`[estimator]`: how the gradient arises", rows(antiphon_tune::ESTIMATORS)),
         ("`[optimizer]`: how a local step is taken", rows(antiphon_tune::OPTIMIZERS)),

@@ -1,6 +1,6 @@
 //! What this process has used of the machine, and what a step costs in operations.
 
-use antiphon_model::{Base, Mode, Proj, Role, Shape, Spec, Task, Wiring, tensors};
+use antiphon_model::{Base, Mode, Part, Proj, Role, Shape, Spec, Task, Wiring, tensors};
 
 /// Seconds of processor time of this process, all threads.
 pub(crate) fn cpu_seconds() -> f64 {
@@ -39,12 +39,24 @@ pub(crate) fn cores() -> usize {
 pub(crate) fn step_flop(spec: &Spec, wiring: &Wiring, shape: Shape, mode: Mode, seq: usize) -> f64 {
     let n = shape.tokens as f64;
     let train = mode == Mode::Train;
-    let full = wiring.live.len() > 2 * spec.layers;
-    let lowest = if full || wiring.prompt.is_some() {
-        0
-    } else {
-        wiring.lora.keys().map(|(layer, _)| *layer).min().unwrap_or(spec.layers)
+    let live: Vec<Role> = tensors(spec, Task::CausalLm)
+        .into_iter()
+        .filter(|t| wiring.live.contains_key(&t.name))
+        .map(|t| t.role)
+        .collect();
+    let layer_of = |role: &Role| match role {
+        Role::FinalNorm(_) | Role::LmHead => spec.layers,
+        other => other.layer().unwrap_or(0),
     };
+    let lowest = live
+        .iter()
+        .map(layer_of)
+        .chain(wiring.lora.keys().map(|(layer, _)| *layer))
+        .chain(wiring.prompt.iter().map(|_| 0))
+        .min()
+        .unwrap_or(spec.layers);
+    let weight = |layer, proj| live.contains(&Role::Proj { layer, proj, part: Part::Weight });
+    let head_weight = live.contains(if spec.tied { &Role::TokenEmbedding } else { &Role::LmHead });
     let projections = [Proj::Q, Proj::K, Proj::V, Proj::Qkv, Proj::O, Proj::Gate, Proj::Up, Proj::Down];
     let mut total = 0.0;
     for layer in 0..spec.layers {
@@ -52,7 +64,7 @@ pub(crate) fn step_flop(spec: &Spec, wiring: &Wiring, shape: Shape, mode: Mode, 
         for proj in projections {
             let Some((out, inner)) = spec.proj_shape(proj) else { continue };
             let product = 2.0 * n * (out * inner) as f64;
-            total += product * (1.0 + f64::from(backward) + f64::from(train && full));
+            total += product * (1.0 + f64::from(backward) + f64::from(train && weight(layer, proj)));
             if let Some(pair) = wiring.lora.get(&(layer, proj)) {
                 let low = 2.0 * n * (pair.rank * (out + inner)) as f64;
                 total += low * if train { 3.0 } else { 1.0 };
@@ -63,7 +75,7 @@ pub(crate) fn step_flop(spec: &Spec, wiring: &Wiring, shape: Shape, mode: Mode, 
         total += attention * if backward { 3.5 } else { 1.0 };
     }
     let head = 2.0 * shape.labelled as f64 * (spec.vocab * spec.hidden) as f64;
-    total + head * (1.0 + f64::from(train) + f64::from(train && full))
+    total + head * (1.0 + f64::from(train) + f64::from(train && head_weight))
 }
 
 /// Scalars of the base model as `task` uses it.

@@ -100,7 +100,7 @@ impl Prediction {
             }
             antiphon_tune::settings::StatePolicy::Reset => 0,
         };
-        let parameters = machine::parameters(spec, session.task);
+        let parameters = machine::parameters(session.base.spec(), session.task);
         let weights = machine::weight_bytes(&session.base);
         let memory = (20 << 20)
             + weights

@@ -23,6 +23,9 @@ pub struct RunFile {
     pub data: antiphon_data::Settings,
     /// What is trained: `id` and the method's own keys.
     pub method: toml::Table,
+    /// For off-site tuning: what clients hold of a model whose owner keeps the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emulator: Option<antiphon_model::EmulatorSettings>,
     /// What is minimised: `id` and the objective's own keys.
     #[serde(default = "sft")]
     pub objective: toml::Table,

@@ -41,6 +41,10 @@ pub const MEASURES: [Measure; 4] = [
 pub enum Who {
     /// The base model as it was.
     Base,
+    /// Off-site, the emulator as it was.
+    Emulator,
+    /// Off-site, the emulator with the trained adapter.
+    EmulatorTuned,
     /// Mean over clients, each alone.
     AloneMean,
     /// The worst client alone.
@@ -49,6 +53,8 @@ pub enum Who {
     Federated,
     /// All data in one place.
     Centralised,
+    /// Off-site, the whole model tuned on all of its layers.
+    Full,
 }
 
 impl Who {
@@ -57,10 +63,13 @@ impl Who {
     pub fn label(self) -> &'static str {
         match self {
             Self::Base => "base model, as it was",
+            Self::Emulator => "emulator, as it was",
+            Self::EmulatorTuned => "emulator, tuned",
             Self::AloneMean => "each client alone, mean",
             Self::AloneWorst => "each client alone, worst",
             Self::Federated => "federated",
             Self::Centralised => "all data in one place",
+            Self::Full => "whole model, all layers tuned",
         }
     }
 }
@@ -70,6 +79,8 @@ impl Who {
 pub struct Row {
     /// Which model.
     pub who: Who,
+    /// Its name here: off-site, the federated model is the adapter plugged in.
+    pub label: &'static str,
     /// One a measure; absent when it was not measured.
     pub values: Vec<Option<f64>>,
 }
@@ -93,14 +104,24 @@ impl Results {
     pub fn of(summary: &Summary) -> Option<Self> {
         let federated = &summary.federated.as_ref()?.global;
         let measures: Vec<Measure> = MEASURES.into_iter().filter(|m| (m.of)(federated).is_some()).collect();
-        let row = |who, number: &dyn Fn(&Measure) -> Option<f64>| Row {
+        let row = |who: Who, number: &dyn Fn(&Measure) -> Option<f64>| Row {
             who,
+            label: if who == Who::Federated && summary.off_site.is_some() {
+                "federated, plugged in"
+            } else {
+                who.label()
+            },
             values: measures.iter().map(number).collect(),
         };
         let mut rows = Vec::new();
         let b = &summary.baselines;
-        if let Some(base) = &b.zero_shot {
-            rows.push(row(Who::Base, &|m| (m.of)(&base.eval.global)));
+        let zero_shot = b.zero_shot.as_ref().map(|base| &base.eval.global);
+        if let Some(base) = summary.off_site.as_ref().map(|o| &o.zero_shot).or(zero_shot) {
+            rows.push(row(Who::Base, &|m| (m.of)(base)));
+        }
+        if let Some(o) = &summary.off_site {
+            rows.push(row(Who::Emulator, &|m| (m.of)(&o.emulator_zero_shot)));
+            rows.push(row(Who::EmulatorTuned, &|m| (m.of)(&o.emulator_tuned)));
         }
         if let Some(alone) = b.local_only.as_ref().map(|l| &l.on_union).filter(|m| !m.is_empty()) {
             rows.push(row(Who::AloneMean, &|m| alone_stat(alone, m).map(|s| s.0)));
@@ -109,6 +130,9 @@ impl Results {
         rows.push(row(Who::Federated, &|m| (m.of)(federated)));
         if let Some(all) = &b.centralised {
             rows.push(row(Who::Centralised, &|m| (m.of)(&all.eval.global)));
+        }
+        if let Some(o) = &summary.off_site {
+            rows.push(row(Who::Full, &|m| (m.of)(&o.full)));
         }
         Some(Self { measures, rows, examples: federated.examples, tokens: federated.tokens })
     }

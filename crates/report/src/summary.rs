@@ -23,6 +23,9 @@ pub struct Summary {
     /// What to compare it with, on the same test data.
     #[serde(default)]
     pub baselines: Baselines,
+    /// The five numbers of off-site tuning, where clients held an emulator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub off_site: Option<OffSite>,
     /// Bytes of all rounds.
     pub traffic: Traffic,
     /// Seconds from the start of the command to its end, the sum over resumed parts.
@@ -119,6 +122,47 @@ pub struct Baseline {
     /// Seconds it took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
+}
+
+/// Off-site tuning: what was divided, and its five numbers, always together (Offsite-Tuning, arXiv:2302.04870, table 2).
+/// All are on the test data of all clients together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OffSite {
+    /// Which layers the emulator keeps: the rule's id.
+    pub rule: String,
+    /// Share of the layers between the adapters that the owner kept back.
+    pub drop_rate: f64,
+    /// Layers of the whole model.
+    pub layers: u64,
+    /// Layers that clients trained.
+    pub adapter: Vec<u64>,
+    /// Layers that clients held.
+    pub kept: Vec<u64>,
+    /// Scalars that clients held, embeddings and head included.
+    pub held: u64,
+    /// Scalars of the whole model.
+    pub whole: u64,
+    /// The whole model as it was.
+    pub zero_shot: Metrics,
+    /// The emulator as it was.
+    pub emulator_zero_shot: Metrics,
+    /// The emulator with the trained adapter.
+    pub emulator_tuned: Metrics,
+    /// The whole model with the trained adapter.
+    pub plugged_in: Metrics,
+    /// The whole model, tuned on all of its layers by the same federation.
+    pub full: Metrics,
+}
+
+impl OffSite {
+    /// What plugging in gained over the model as it was, and what is left to full tuning: positive is better, whether
+    /// more of the number is better (`higher`) or less.
+    #[must_use]
+    pub fn gaps(&self, number: impl Fn(&Metrics) -> Option<f64>, higher: bool) -> Option<(f64, f64)> {
+        let sign = if higher { 1.0 } else { -1.0 };
+        let [before, plugged, full] = [&self.zero_shot, &self.plugged_in, &self.full].map(number);
+        Some((sign * (plugged? - before?), sign * (full? - plugged?)))
+    }
 }
 
 /// Each client alone: as many models as clients.

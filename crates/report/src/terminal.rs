@@ -21,6 +21,9 @@ pub fn summary(summary: &Summary, findings: &[Finding]) -> String {
         ("sent", format!("{} up, {} down", format::bytes(t.up as f64), format::bytes(t.down as f64))),
         ("time", format::seconds(summary.wall_seconds)),
     ];
+    if let Some(gaps) = off_site(summary) {
+        facts.push(("gaps", gaps));
+    }
     if let Some(rss) = summary.peak_rss_bytes {
         facts.push(("memory", format!("{} at its peak", format::bytes(rss as f64))));
     }
@@ -30,6 +33,20 @@ pub fn summary(summary: &Summary, findings: &[Finding]) -> String {
     }
     out += &self::findings(findings);
     out
+}
+
+/// Off-site, what plugging in gained and what full tuning would add; `None` otherwise.
+pub(crate) fn off_site(summary: &Summary) -> Option<String> {
+    let (results, o) = (Results::of(summary)?, summary.off_site.as_ref()?);
+    let m = results.measures.first()?;
+    let (gained, left) = o.gaps(m.of, m.higher)?;
+    let signed = |x: f64| format!("{}{}", if x < 0.0 { "-" } else { "+" }, (m.text)(x.abs()));
+    Some(format!(
+        "{}: plugged in is {} on the base model, all layers tuned is {} on that (+ is better)",
+        m.name,
+        signed(gained),
+        signed(left)
+    ))
 }
 
 fn rounds(summary: &Summary) -> String {
@@ -78,7 +95,7 @@ pub fn table(results: &Results) -> String {
     let rows: Vec<(&str, Vec<String>)> = results
         .rows
         .iter()
-        .map(|r| (r.who.label(), r.values.iter().enumerate().map(|(i, v)| cell(*v, i)).collect()))
+        .map(|r| (r.label, r.values.iter().enumerate().map(|(i, v)| cell(*v, i)).collect()))
         .collect();
     let first = rows.iter().map(|r| r.0.len()).max().unwrap_or(0) + 2;
     let widths: Vec<usize> = results

@@ -10,7 +10,7 @@ fn found(sick: Sick, seed: u64) -> Vec<Finding> {
     examine(&Run { rounds: &s.rounds, summary: Some(&s.summary) })
 }
 
-const PROVOKED: [(Sick, &str); 10] = [
+const PROVOKED: [(Sick, &str); 11] = [
     (Sick::Drift, "client_drift"),
     (Sick::Factors, "factor_averaging"),
     (Sick::NotFinite, "failing_clients"),
@@ -21,6 +21,7 @@ const PROVOKED: [(Sick, &str); 10] = [
     (Sick::Stuck, "stuck_client"),
     (Sick::Truncation, "truncation"),
     (Sick::NoGain, "no_gain"),
+    (Sick::PluggedIn, "fails_plugged_in"),
 ];
 
 #[test]
@@ -113,4 +114,21 @@ fn evidence_names_numbers_rounds_and_clients() {
         }
     }
     insta::assert_snapshot!(text);
+}
+
+#[test]
+fn an_adapter_is_judged_by_what_it_did_to_the_emulator_and_to_the_model() {
+    let with = |tuned: f64, plugged: f64| {
+        let mut s = run(Sick::PluggedIn, 10, 24, 1);
+        let o = s.summary.off_site.as_mut().unwrap();
+        (o.emulator_tuned.accuracy, o.plugged_in.accuracy) = (Some(tuned), Some(plugged));
+        let findings = examine(&Run { rounds: &s.rounds, summary: Some(&s.summary) });
+        findings.into_iter().find(|f| f.id == "fails_plugged_in").map(|f| f.severity)
+    };
+    // the model answers 83 % as it was, the emulator 9 %
+    assert_eq!(with(0.5, 0.80), Some(Severity::Serious));
+    assert_eq!(with(0.9, 0.86), Some(Severity::Warning));
+    assert_eq!(with(0.8, 0.86), None);
+    // nothing was learnt
+    assert_eq!(with(0.05, 0.80), None);
 }

@@ -30,3 +30,21 @@ fn the_end_of_a_sick_run_that_was_stopped_and_compared_with_nothing() {
     let findings = examine(&Run { rounds: &s.rounds, summary: Some(&s.summary) });
     insta::assert_snapshot!(terminal::summary(&s.summary, &findings));
 }
+
+#[test]
+fn the_five_numbers_of_off_site_tuning_stand_together() {
+    let s = run(Sick::PluggedIn, 10, 24, 1);
+    let text = terminal::summary(&s.summary, &[]);
+    let at = |label: &str| text.find(label).unwrap_or_else(|| panic!("no `{label}` in:\n{text}"));
+    let rows = [
+        "base model, as it was",
+        "emulator, as it was",
+        "emulator, tuned",
+        "federated, plugged in",
+        "whole model, all layers tuned",
+    ];
+    assert!(rows.windows(2).all(|w| at(w[0]) < at(w[1])), "{text}");
+    assert!(text.contains("plugged in is -1.8 % on the base model"), "{text}");
+    assert!(text.contains("all layers tuned is +8.8 % on that"), "{text}");
+    assert_eq!(s.summary.off_site.unwrap().gaps(|m| m.loss, false).map(|g| g.0 < 0.0), Some(true));
+}

@@ -29,12 +29,28 @@ pub(super) fn run(a: &RunFile, quiet: bool, json: bool) -> Result<(), Failure> {
             "data": session.data,
             "truncation": session.truncation,
             "notes": session.notes,
+            "off_site": off_site(&session),
         });
         println!("{}", serde_json::to_string(&value).fail(Kind::Internal)?);
         return Ok(());
     }
     print!("{}", text(&session, &prediction));
     Ok(())
+}
+
+/// Off-site, who has what; null otherwise.
+fn off_site(session: &Session) -> serde_json::Value {
+    session.offsite.as_ref().map_or(serde_json::Value::Null, |o| {
+        let disclosed = session.disclosed();
+        json!({
+            "adapter": o.emulator.adapter(),
+            "kept": o.emulator.kept(),
+            "withheld": o.emulator.withheld(),
+            "held": disclosed.held,
+            "whole": disclosed.whole,
+            "share": disclosed.share(),
+        })
+    })
 }
 
 /// The plan for people.
@@ -84,6 +100,10 @@ pub(super) fn text(session: &Session, p: &Prediction) -> String {
         ),
         ("time", format!("about {} without evaluation", seconds(p.seconds))),
     ];
+    let mut rows = Vec::from(rows);
+    if let Some(value) = held(session) {
+        rows.insert(2, ("clients hold", value));
+    }
     let mut out = String::new();
     for (name, value) in rows {
         let _ = writeln!(out, "{name:<13}{value}");
@@ -93,6 +113,22 @@ pub(super) fn text(session: &Session, p: &Prediction) -> String {
         let _ = writeln!(out, "note         {note}");
     }
     out
+}
+
+/// Off-site, what leaves the owner before the first round; `None` where clients hold the model.
+fn held(session: &Session) -> Option<String> {
+    let emulator = &session.offsite.as_ref()?.emulator;
+    let list = |layers: &[usize]| layers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let disclosed = session.disclosed();
+    Some(format!(
+        "layers {}, embeddings and head: {} scalars, {:.1} % of the model as they are, sent once and not in the bytes \
+         below; they train layers {}; layers {} stay with the owner",
+        list(emulator.kept()),
+        count(disclosed.held),
+        100.0 * disclosed.share(),
+        list(emulator.adapter()),
+        if emulator.withheld().is_empty() { "none".to_owned() } else { list(&emulator.withheld()) }
+    ))
 }
 
 /// Who holds how much.

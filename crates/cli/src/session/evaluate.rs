@@ -7,8 +7,9 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use antiphon_core::ClientId;
+use antiphon_kernels::Cpu;
 use antiphon_report::{Evaluation, Metrics, Split};
-use antiphon_tune::{HeldOut, Scores, TuneError};
+use antiphon_tune::{HeldOut, Scores, TuneError, Tuning};
 
 use super::Session;
 use crate::args::Part;
@@ -21,20 +22,31 @@ impl Session {
     /// `theta` on `part` of every client, and on their union. Clients are scored in parallel and summed in their order.
     /// `theta` is what travels; a personal head is the client's own.
     pub(crate) fn evaluate(&self, theta: &[f32], part: Part) -> Result<Evaluation, Failure> {
-        self.evaluation(part, |id| self.personal_theta(id, theta))
+        self.evaluation(self.owner(), part, |id| self.personal_theta(id, theta))
     }
 
     /// The same for a whole trainable vector, personal tensors included.
     pub(crate) fn evaluate_whole(&self, theta: &[f32], part: Part) -> Result<Evaluation, Failure> {
-        self.evaluation(part, |_| theta.into())
+        self.evaluate_on(self.owner(), theta, part)
+    }
+
+    /// The same under another model's wiring.
+    pub(crate) fn evaluate_on(
+        &self,
+        tuning: &Tuning<Cpu>,
+        theta: &[f32],
+        part: Part,
+    ) -> Result<Evaluation, Failure> {
+        self.evaluation(tuning, part, |_| theta.into())
     }
 
     fn evaluation<'a>(
         &self,
+        tuning: &Tuning<Cpu>,
         part: Part,
         theta: impl Fn(ClientId) -> Cow<'a, [f32]> + Sync,
     ) -> Result<Evaluation, Failure> {
-        let scores = self.scores(&theta, part)?;
+        let scores = self.scores(tuning, &theta, part)?;
         let union = scores.values().copied().reduce(Scores::merge);
         Ok(Evaluation {
             split: split(part),
@@ -49,6 +61,7 @@ impl Session {
 
     fn scores<'a>(
         &self,
+        tuning: &Tuning<Cpu>,
         theta: &(impl Fn(ClientId) -> Cow<'a, [f32]> + Sync),
         part: Part,
     ) -> Result<BTreeMap<ClientId, Scores>, Failure> {
@@ -70,7 +83,7 @@ impl Session {
             loop {
                 let i = next.fetch_add(1, Ordering::Relaxed);
                 let Some((id, set)) = pieces.get(i) else { break };
-                let score = self.tuning.evaluate(&theta(*id), *set);
+                let score = tuning.evaluate(&theta(*id), *set);
                 done.lock().unwrap_or_else(PoisonError::into_inner).insert(i, score);
             }
         };

@@ -173,7 +173,7 @@ pub(crate) fn execute(
 }
 
 /// Which exit code an error of the simulation has.
-fn failure(e: &antiphon_sim::SimError) -> Failure {
+pub(super) fn failure(e: &antiphon_sim::SimError) -> Failure {
     use antiphon_sim::SimError as E;
     let kind = match e {
         E::Log(_) | E::Persist { .. } => Kind::Storage,

@@ -11,7 +11,7 @@ use antiphon_report::html::{self, Report};
 use antiphon_report::{RoundRecord, RunFacts, SUMMARY_SCHEMA, Summary, Traffic};
 use antiphon_store::{Event, RunDir, StoreError, read_metrics};
 
-use super::{Outcome, Session, baselines, clients, digest, unix_ms};
+use super::{Outcome, Session, baselines, clients, digest, offsite, unix_ms};
 use crate::args::Part;
 use crate::error::{Fail, Failure, Kind};
 use crate::machine;
@@ -35,6 +35,7 @@ pub(crate) fn finish(
 ) -> Result<Finished, Failure> {
     progress.stage("testing the federated model");
     let federated = session.evaluate(&outcome.theta, Part::Test)?;
+    let off_site = offsite::numbers(session, outcome, &federated, progress)?;
     let baselines = baselines::run(session, outcome.rounds_done, progress)?;
 
     progress.stage("writing the model and the report");
@@ -54,6 +55,7 @@ pub(crate) fn finish(
         run: facts(session, outcome, resumed_at),
         federated: (federated.global.examples > 0).then_some(federated),
         baselines,
+        off_site,
         traffic,
         wall_seconds: earlier + begun.elapsed().as_secs_f64(),
         peak_rss_bytes: Some(machine::peak_rss_bytes()).filter(|&b| b > 0),
@@ -97,13 +99,14 @@ pub(crate) fn write_latest(session: &Session, path: &Path, theta: &[f32]) -> Res
         Some(p) => [theta, &session.theta[p.shared().dim()..]].concat(),
         None => theta.to_vec(),
     };
-    if session.wiring.live.is_empty() {
-        adapter::write(path, session.spec(), &session.wiring, &whole, &session.about(), None)
+    // off-site, the adapter as it stands in the whole model
+    let wiring = session.owner().net().wiring();
+    if wiring.live.is_empty() {
+        adapter::write(path, session.base.spec(), wiring, &whole, &session.about(), None)
             .fail(Kind::Storage)?;
         copy_companions(session.base.dir(), path, session.tokens.0.template()).fail(Kind::Storage)
     } else {
-        write_model(path, &session.base, &session.wiring, &whole, &session.about(), Precision::F32)
-            .fail(Kind::Storage)
+        write_model(path, &session.base, wiring, &whole, &session.about(), Precision::F32).fail(Kind::Storage)
     }
 }
 
@@ -127,7 +130,7 @@ fn facts(session: &Session, outcome: &Outcome, resumed_at: &[u64]) -> RunFacts {
         rounds_done: u64::from(outcome.rounds_done),
         local_steps: session.people.iter().map(|p| u64::from(session.local_steps(p))).max(),
         trainable: session.wiring.schema.dim() as u64,
-        parameters: machine::parameters(session.spec(), session.task),
+        parameters: machine::parameters(session.base.spec(), session.task),
         seed: file.run.seed,
         threads: session.workers as u64,
         kernel_profile: session.profile(),

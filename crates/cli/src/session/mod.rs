@@ -6,6 +6,7 @@ mod clients;
 mod evaluate;
 mod execute;
 mod finish;
+mod offsite;
 mod personal;
 mod recorder;
 mod tokens;
@@ -34,6 +35,7 @@ use crate::runfile::{Loaded, RunFile};
 pub(crate) use clients::Person;
 pub(crate) use execute::{ClientState, Outcome, execute, resume};
 pub(crate) use finish::{finish, resumed_at};
+pub(crate) use offsite::OffSite;
 pub(crate) use personal::Personal;
 pub(crate) use recorder::{Events, Shared, digest, unix_ms};
 pub(crate) use tokens::Tokens;
@@ -50,7 +52,10 @@ pub(crate) struct Session {
     pub(crate) wiring: Arc<Wiring>,
     /// First values of everything trainable.
     pub(crate) theta: Vec<f32>,
+    /// What clients train: the base, or its emulator.
     pub(crate) tuning: Arc<Tuning<Cpu>>,
+    /// The owner's side, where clients hold an emulator.
+    pub(crate) offsite: Option<OffSite>,
     /// Clients, in the order of their ids.
     pub(crate) people: Vec<Person>,
     /// Held-out data of nobody in particular.
@@ -105,11 +110,20 @@ impl Session {
 
         let workers = if file.run.workers == 0 { machine::cores() } else { file.run.workers };
         let backend = Arc::new(Cpu::serial());
-        let weights = Weights::load(&*backend, base.spec(), task, base.source()).fail(Kind::Model)?;
+        // an adapter that is given stands on the whole model
+        let divided = if trained.is_some() { None } else { offsite::divide(&loaded, &base)? };
+        let (division, method) = divided.map_or((None, method), |(e, m)| (Some(e), m));
+        let spec = match &division {
+            None => base.spec().clone(),
+            Some(emulator) => emulator.spec(base.spec()).map_err(|layer| {
+                Failure::new(Kind::Internal, format_args!("the emulator keeps layer {layer} of the base"))
+            })?,
+        };
+        let weights = Weights::load(&*backend, &spec, task, base.source()).fail(Kind::Model)?;
         let trained = trained.map(|dir| read_adapter(dir, &base, task, &gathered.labels)).transpose()?;
         let wiring = match &trained {
             Some(adapter) => Arc::new(adapter.wiring.clone()),
-            None => Arc::new(method.wire(base.spec(), task).blame(&loaded, "method")?),
+            None => Arc::new(method.wire(&spec, task).blame(&loaded, "method")?),
         };
         recipe.estimator.check(&wiring, &*recipe.optimizer, &recipe.train).blame(&loaded, "estimator")?;
         let personal = Personal::of(file, &wiring)?;
@@ -122,9 +136,12 @@ impl Session {
             .fail_at(Kind::Data, format_args!("data.sequence_len = {}", file.data.sequence_len))?;
         let tuning = Tuning::new(backend, Arc::new(net), recipe, shape, Arc::clone(&stop));
 
+        let offsite = division
+            .map(|emulator| OffSite::new(&loaded, &base, emulator, &*method, &tuning, longest))
+            .transpose()?;
+
         let encode = |text: &str| tokens.plain(text);
-        let start =
-            Start { spec: base.spec(), base: base.source(), tokenize: Some(&encode), seed: file.run.seed };
+        let start = Start { spec: &spec, base: base.source(), tokenize: Some(&encode), seed: file.run.seed };
         let theta = match trained {
             Some(adapter) => adapter.theta,
             None => method.init(&wiring, &start).blame(&loaded, "method")?,
@@ -141,6 +158,7 @@ impl Session {
             wiring,
             theta,
             tuning: Arc::new(tuning),
+            offsite,
             people: gathered.people,
             common: gathered.common,
             labels: gathered.labels,
@@ -162,9 +180,9 @@ impl Session {
         &self.loaded.settings
     }
 
-    /// The mathematics of the base.
+    /// The mathematics of what clients train.
     pub(crate) fn spec(&self) -> &Spec {
-        self.base.spec()
+        self.tuning.net().spec()
     }
 
     /// Whether sequences are classified.

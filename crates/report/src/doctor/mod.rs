@@ -10,6 +10,7 @@
 mod client_drift;
 mod factor_averaging;
 mod failing_clients;
+mod fails_plugged_in;
 mod no_gain;
 mod over_fitting;
 mod stuck_client;
@@ -82,6 +83,7 @@ pub const ALL: &[&Diagnosis] = &[
     &client_drift::DIAGNOSIS,
     &factor_averaging::DIAGNOSIS,
     &stuck_client::DIAGNOSIS,
+    &fails_plugged_in::DIAGNOSIS,
     &no_gain::DIAGNOSIS,
     &truncation::DIAGNOSIS,
 ];

@@ -5,6 +5,7 @@ use super::{Report, number, section};
 use crate::format::{bytes, counted, percent, seconds, short};
 use crate::results::{Measure, Results, Who};
 use crate::summary::Summary;
+use crate::terminal;
 
 pub(super) fn write(h: &mut Html, report: &Report<'_>) {
     let s = report.summary;
@@ -90,12 +91,12 @@ fn table(h: &mut Html, results: &Results, s: &Summary) {
     let longest = results.rows.iter().filter_map(|r| r.values[0]).fold(0.0, f64::max);
     for row in &results.rows {
         let (class, colour) = match row.who {
-            Who::Base => ("", "c-base"),
-            Who::AloneMean | Who::AloneWorst => ("", "c-alone"),
+            Who::Base | Who::Emulator => ("", "c-base"),
+            Who::AloneMean | Who::AloneWorst | Who::EmulatorTuned => ("", "c-alone"),
             Who::Federated => ("ours", "c-fed"),
-            Who::Centralised => ("", "c-central"),
+            Who::Centralised | Who::Full => ("", "c-central"),
         };
-        h.open("tr", &[("class", &class)]).element("th", "", row.who.label());
+        h.open("tr", &[("class", &class)]).element("th", "", row.label);
         for (value, m) in row.values.iter().zip(&results.measures) {
             number(h, value.map(m.text));
         }
@@ -127,6 +128,20 @@ fn bar(value: f64, longest: f64, measure: &Measure) -> f64 {
 fn footnotes(s: &Summary) -> String {
     let mut notes = Vec::new();
     let b = &s.baselines;
+    if let Some(o) = &s.off_site {
+        let list = |layers: &[u64]| layers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        notes.push(format!(
+            "Off-site: clients held layers {} of 0 to {} with embeddings and head, {} of the model's scalars as they are \
+             ({}, drop rate {}), and trained layers {}.",
+            list(&o.kept),
+            o.layers.saturating_sub(1),
+            percent(o.held as f64 / o.whole as f64),
+            o.rule,
+            o.drop_rate,
+            list(&o.adapter)
+        ));
+        notes.extend(terminal::off_site(s).map(|gaps| format!("In {gaps}.")));
+    }
     if let Some(alone) = &b.local_only {
         let steps =
             alone.steps.map_or_else(String::new, |n| format!(" for {} on its own data", counted(n, "step")));

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use antiphon_core::{ClientId, Digest, Noise, Purpose, Round, Stream};
 use antiphon_report::{
     Baseline, Baselines, ClientData, ClientRecord, ClientStatus, Comparison, DataReport, Evaluation,
-    LocalOnly, Metrics, RoundRecord, RunFacts, SUMMARY_SCHEMA, Split, Summary, Traffic, Truncation,
+    LocalOnly, Metrics, OffSite, RoundRecord, RunFacts, SUMMARY_SCHEMA, Split, Summary, Traffic, Truncation,
     UpdateSpread,
 };
 
@@ -75,6 +75,7 @@ pub enum Sick {
     Stuck,
     Truncation,
     NoGain,
+    PluggedIn,
 }
 
 pub struct Sample {
@@ -291,6 +292,20 @@ fn summary(
                 seconds: Some(31.0),
             }),
         },
+        off_site: (sick == Sick::PluggedIn).then(|| OffSite {
+            rule: "offsite_tuning".into(),
+            drop_rate: 0.5,
+            layers: 14,
+            adapter: vec![0, 1, 12, 13],
+            kept: vec![0, 1, 2, 4, 6, 9, 11, 12, 13],
+            held: 14_000_000,
+            whole: 22_713_216,
+            zero_shot: metrics(0.9, 0.83, union),
+            emulator_zero_shot: metrics(3.1, 0.09, union),
+            emulator_tuned: metrics(0.7, 0.88, union),
+            plugged_in: metrics(0.981, 0.812, union),
+            full: metrics(0.6, 0.9, union),
+        }),
         traffic,
         wall_seconds: 97.4,
         peak_rss_bytes: Some(212_400_000),

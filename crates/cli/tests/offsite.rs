@@ -1,0 +1,167 @@
+//! Off-site tuning through the binary: what clients train, what the owner gets, and what never leaves the owner.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use support::{Tensor, Toy, VOCAB, config, snapshot};
+
+const EMULATOR: &str = "\n[emulator]\nadapter_bottom = 1\nadapter_top = 1\ndrop_rate = 0.5\nrule = { id = \"offsite_tuning\" }\n";
+/// Of six layers, those that the owner keeps back.
+const WITHHELD: [usize; 2] = [2, 3];
+
+/// A checkpoint of six layers, three clients, an emulator of four layers.
+fn toy(change: impl Fn(&mut BTreeMap<String, Tensor>)) -> Toy {
+    let toy = Toy::new();
+    let mut config = config(VOCAB);
+    config["num_hidden_layers"] = json!(6);
+    toy.write("model/config.json", config.to_string());
+    toy.checkpoint(|tensors| {
+        distinct(tensors);
+        change(tensors);
+    });
+    let text = toy.read("run.toml");
+    toy.write("run.toml", text + EMULATOR);
+    toy
+}
+
+/// Values that no two tensors and no two layers share, so that bytes tell whose they are.
+fn distinct(tensors: &mut BTreeMap<String, Tensor>) {
+    for (name, (_, values)) in tensors.iter_mut() {
+        let own = name.bytes().fold(7_u32, |h, b| h.wrapping_mul(31).wrapping_add(u32::from(b)));
+        for (i, v) in values.iter_mut().enumerate() {
+            let mixed = own.wrapping_add(i as u32).wrapping_mul(2_654_435_761) >> 16;
+            *v = if name.contains("norm") { 1.0 } else { 0.4 * (mixed as f32 / 65_536.0 - 0.5) };
+        }
+    }
+}
+
+fn withheld(name: &str) -> bool {
+    WITHHELD.iter().any(|l| name.starts_with(&format!("model.layers.{l}.")))
+}
+
+fn summary(toy: &Toy, run: &str) -> Value {
+    serde_json::from_str(&toy.read(&format!("{run}/summary.json"))).unwrap()
+}
+
+const FIVE: [&str; 5] = ["zero_shot", "emulator_zero_shot", "emulator_tuned", "plugged_in", "full"];
+
+#[test]
+fn five_numbers_together_and_the_adapter_loads_on_the_whole_model() {
+    let toy = toy(|_| ());
+    let ended = toy.run("a", &[]);
+    for label in
+        ["emulator, as it was", "emulator, tuned", "federated, plugged in", "whole model, all layers tuned"]
+    {
+        assert!(ended.out.contains(label), "{label}: {}", ended.out);
+    }
+    let summary = summary(&toy, "a");
+    let o = &summary["off_site"];
+    for number in FIVE {
+        assert!(o[number]["loss"].as_f64().is_some_and(f64::is_finite), "{number}: {o}");
+    }
+    assert_eq!((&o["kept"], &o["adapter"], &o["layers"]), (&json!([0, 1, 4, 5]), &json!([0, 5]), &json!(6)));
+    assert_eq!(summary["federated"]["global"], o["plugged_in"]);
+    assert!(toy.read("a/report.html").contains("federated, plugged in"));
+    let config: Value = serde_json::from_str(&toy.read("a/latest/adapter_config.json")).unwrap();
+    assert_eq!(config["layers_to_transform"], json!([0, 5]));
+    // the run's checkpoint and its adapter, on the whole model
+    for arguments in [&["eval", "a", "--json"][..], &["eval", "a", "--adapter", "a/latest", "--json"]] {
+        let eval: Value = serde_json::from_str(&toy.antiphon(arguments).out).unwrap();
+        assert_eq!(eval["evaluation"]["global"], o["plugged_in"], "{arguments:?}");
+    }
+}
+
+#[test]
+fn drop_zero_is_the_model() {
+    let toy = toy(|_| ());
+    toy.run("emulated", &["emulator.drop_rate=0.0"]);
+    let o = &summary(&toy, "emulated")["off_site"];
+    assert_eq!(o["emulator_zero_shot"], o["zero_shot"]);
+    assert_eq!(o["emulator_tuned"], o["plugged_in"]);
+    assert_eq!((&o["held"], &o["kept"]), (&o["whole"], &json!([0, 1, 2, 3, 4, 5])));
+    // and the adapter is that of a run that never heard of emulators, bit for bit
+    let text = toy.read("run.toml").replace(EMULATOR, "");
+    toy.write("run.toml", text);
+    toy.run("plain", &["method.layers_to_transform=[0, 5]"]);
+    assert_eq!(toy.adapter("emulated"), toy.adapter("plain"));
+    assert_eq!(summary(&toy, "plain")["federated"]["global"], o["plugged_in"]);
+}
+
+/// What clients send depends on nothing that was kept back, so no function of it is in any message.
+#[test]
+fn nothing_that_clients_do_depends_on_what_is_withheld() {
+    let first = toy(|_| ());
+    let second = toy(|tensors| {
+        let own = tensors.iter_mut().filter(|(name, _)| withheld(name) && name.ends_with("proj.weight"));
+        own.for_each(|(_, (_, values))| values.iter_mut().for_each(|v| *v *= -0.75));
+    });
+    let [a, b] = [&first, &second].map(|toy| {
+        toy.run("run", &[]);
+        (toy.adapter("run"), summary(toy, "run")["off_site"].clone())
+    });
+    assert_eq!(a.0, b.0);
+    assert_eq!(a.1["emulator_tuned"], b.1["emulator_tuned"]);
+    assert_eq!(a.1["emulator_zero_shot"], b.1["emulator_zero_shot"]);
+    assert_ne!(a.1["zero_shot"], b.1["zero_shot"]);
+    assert_ne!(a.1["plugged_in"], b.1["plugged_in"]);
+}
+
+#[test]
+fn no_withheld_tensor_is_in_any_file_of_a_run() {
+    let toy = toy(|_| ());
+    // durable: updates lie on disk as they were sent
+    toy.run("run", &["run.durable=true"]);
+    let files = snapshot(&toy.path("run"));
+    assert!(files.values().any(|bytes| !bytes.is_empty()));
+    let bf16 = |v: f32| ((v.to_bits() + 0x7fff + (v.to_bits() >> 16 & 1)) >> 16) as u16;
+    let mut looked = 0;
+    for (name, (_, values)) in toy.tensors(distinct) {
+        if !withheld(&name) || name.contains("norm") {
+            continue;
+        }
+        let four: Vec<u8> = values[..8].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let two: Vec<u8> = values[..8].iter().flat_map(|&v| bf16(v).to_le_bytes()).collect();
+        for (path, bytes) in &files {
+            for found in [&four, &two] {
+                assert!(!bytes.windows(found.len()).any(|w| w == &found[..]), "{name} in {}", path.display());
+            }
+            looked += 1;
+        }
+    }
+    assert!(looked > 0);
+}
+
+#[test]
+fn plan_says_who_has_what() {
+    let toy = toy(|_| ());
+    let plan: Value = serde_json::from_str(&toy.antiphon(&["plan", "run.toml", "--json"]).out).unwrap();
+    let o = &plan["off_site"];
+    assert_eq!(o["withheld"], json!(WITHHELD));
+    let (held, whole) = (o["held"].as_f64().unwrap(), o["whole"].as_f64().unwrap());
+    assert_eq!(whole, plan["prediction"]["parameters"].as_f64().unwrap());
+    assert!((o["share"].as_f64().unwrap() - held / whole).abs() < 1e-12 && held < whole);
+    let text = toy.antiphon(&["plan", "run.toml"]).out;
+    assert!(text.contains("clients hold") && text.contains("layers 2, 3 stay with the owner"), "{text}");
+}
+
+#[test]
+fn what_makes_no_emulator_is_refused() {
+    let toy = toy(|_| ());
+    let refused = |overrides: &[&str], words: &[&str]| {
+        toy.antiphon(&[&["run", "run.toml", "--out", "never"], overrides].concat()).says(3, words);
+        assert!(!toy.path("never").exists());
+    };
+    refused(&["emulator.adapter_top=5"], &["1 + 5 blocks in a model of 6", "at most 5 fit"]);
+    refused(&["emulator.adapter_bottom=0", "emulator.adapter_top=0"], &["both 0"]);
+    refused(&["emulator.drop_rate=1.0"], &["below 1"]);
+    refused(&["emulator.drop_rate=0.8"], &["keeps 1 of the 4", "0.5 keeps 2"]);
+    refused(&["emulator.rule.id=offsite"], &["did you mean `offsite_tuning`", "federatedscope"]);
+    refused(&["method.layers_to_transform=[0]"], &["[emulator] says which layers"]);
+    let prompt = r#"method={id="prompt", num_virtual_tokens=2, prompt_tuning_init="random"}"#;
+    refused(&[prompt], &["`prompt` has no `layers_to_transform`", "`full` and `lora` can"]);
+    let inside = r#"method.target_modules=["model.layers.1.self_attn.q_proj", "up_proj"]"#;
+    refused(&[inside], &["layer 1 is not the adapter's"]);
+}
