@@ -36,8 +36,11 @@ pub(crate) struct OffSite {
     pub(crate) owner: Arc<Tuning<Cpu>>,
 }
 
+/// A division, and the method on the adapter's layers alone.
+type Divided = (Emulator, Box<dyn Method>);
+
 /// The division that the run file asks for, and its method on the adapter's layers alone.
-pub(super) fn divide(loaded: &Loaded, base: &Base) -> Result<Option<(Emulator, Box<dyn Method>)>, Failure> {
+pub(super) fn divide(loaded: &Loaded, base: &Base) -> Result<Option<Divided>, Failure> {
     let file = &loaded.settings;
     let Some(settings) = &file.emulator else { return Ok(None) };
     let refuse = |section: &str, why: &str| Err(loaded.source.blame(section, why));
