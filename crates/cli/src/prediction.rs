@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use antiphon_model::{Mode, Shape, planned_bytes};
+use antiphon_oracle::search::Seeker;
 use antiphon_protocol::size;
 use antiphon_report::{Comparison, RoundRecord};
 use antiphon_tune::HeldOut;
@@ -32,6 +33,9 @@ pub(crate) struct Prediction {
     pub(crate) activation_bytes: u64,
     /// Peak resident set, estimated: program, weights touched, workers, clients' state, messages.
     pub(crate) memory_bytes: u64,
+    /// Examples that an oracle evaluates in all rounds, at most; for a search.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) queries: Option<u64>,
     /// Floating point operations of local training, all rounds.
     pub(crate) flop: f64,
     /// Operations per second of all workers together, measured now on this model.
@@ -126,11 +130,23 @@ impl Prediction {
             let passes = f64::from(estimator.forwards().unwrap_or(1));
             flop += share * passes * machine::step_flop(spec, wiring, mean, mode, tokens / n);
         }
+        let queries =
+            session.searching.as_ref().map(|s| s.queries(session.policy.num_rounds, cohort as usize));
+        if let Some(queries) = queries {
+            let all = session.people.iter().flat_map(|p| p.train.sequences.iter());
+            let (n, tokens) = all.fold((0_usize, 0), |(n, t), s| (n + 1, t + s.len()));
+            let prompt = wiring.prompt.as_ref().map_or(0, |p| p.tokens);
+            let each = tokens / n.max(1) + prompt;
+            let mean = Shape { tokens: each, segments: 1, labelled: 1 };
+            // undone by the share of the cohort below: queries are those of the cohort
+            let share = session.people.len().max(1) as f64 / cohort as f64;
+            flop = share * queries as f64 * machine::step_flop(spec, wiring, mean, Mode::Infer, each);
+        }
         flop *= cohort as f64 / session.people.len().max(1) as f64;
         let flops_per_second = calibrate(session) * workers.min(machine::cores() as u64) as f64;
         Self {
             trainable,
-            personal: trainable - shared,
+            personal: if session.personal.is_some() { trainable - shared } else { 0 },
             parameters,
             cohort,
             bytes_up_per_round: up.total(),
@@ -138,6 +154,7 @@ impl Prediction {
             payload_per_round: up.payload + down.payload,
             activation_bytes: activations,
             memory_bytes: memory,
+            queries,
             flop,
             flops_per_second,
             seconds: flop / flops_per_second,
@@ -146,7 +163,8 @@ impl Prediction {
 
     /// Bytes that one client sends in a round: its question and its update.
     fn up(session: &Session) -> size::Size {
-        size::poll() + size::deliver(&session.plan, METRICS)
+        let metrics: &[&str] = if session.searching.is_some() { &Seeker::METRICS } else { &METRICS };
+        size::poll() + size::deliver(&session.plan, metrics.iter().copied())
     }
 
     /// Bytes that one client receives in a round.

@@ -35,8 +35,15 @@ pub struct RunFile {
     /// How a local step is taken: `id` and the optimiser's own keys.
     #[serde(default = "adamw")]
     pub optimizer: toml::Table,
-    /// Local training.
-    pub train: antiphon_tune::TrainSettings,
+    /// Local training. A run with `[search]` does without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<antiphon_tune::TrainSettings>,
+    /// How a prompt is found without gradients: `id` and the search's own keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<toml::Table>,
+    /// What a search may ask, and how often.
+    #[serde(default, skip_serializing_if = "OracleSettings::is_default")]
+    pub oracle: OracleSettings,
     /// Rounds and clients.
     pub federation: FederationSettings,
     /// How many updates become one.
@@ -112,6 +119,28 @@ pub struct ModelSettings {
     /// A chat template by name, such as `chatml`, instead of the checkpoint's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<String>,
+}
+
+/// `[oracle]`. The oracle is the base model inside this process.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OracleSettings {
+    /// What a search is granted: `text`, `logprobs` or `embeddings`. It cannot reach further.
+    pub access: antiphon_oracle::Access,
+    /// The most that a whole run may ask. Nothing set is no limit.
+    pub budget: antiphon_oracle::ledger::Limits,
+}
+
+impl Default for OracleSettings {
+    fn default() -> Self {
+        Self { access: antiphon_oracle::Access::Embeddings, budget: antiphon_oracle::ledger::Limits::NONE }
+    }
+}
+
+impl OracleSettings {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// `[federation]`.
@@ -265,6 +294,27 @@ fn check(s: &RunFile, name: &str) -> Result<(), Failure> {
     let refuse = |key: &str, found: &dyn std::fmt::Display, expected: &str| {
         Err(Failure::new(Kind::Settings, format_args!("{name}: {key} = {found}: expected {expected}")))
     };
+    if s.train.is_none() && s.search.is_none() {
+        let why = "there is neither `[train]` (local steps by gradients) nor `[search]` (without)";
+        return Err(Failure::new(Kind::Settings, format_args!("{name}: {why}; add one")));
+    }
+    if s.search.is_none() && !s.oracle.is_default() {
+        let why = "`[oracle]` is what a search asks, and there is no `[search]`";
+        return Err(Failure::new(
+            Kind::Settings,
+            format_args!("{name}: {why}; add it, or leave `[oracle]` out"),
+        ));
+    }
+    if s.search.is_some() && s.eval.baselines.iter().any(|b| *b != Baseline::ZeroShot) {
+        let why = "eval.baselines: a run with `[search]` has no gradients to train other baselines with";
+        return Err(Failure::new(
+            Kind::Settings,
+            format_args!("{name}: {why}; use [\"zero_shot\"], random search is added by itself"),
+        ));
+    }
+    if s.oracle.access == antiphon_oracle::Access::Weights {
+        return refuse("oracle.access", &s.oracle.access, "`text`, `logprobs` or `embeddings`");
+    }
     let f = &s.federation;
     if f.num_rounds == 0 {
         return refuse("federation.num_rounds", &0, "at least 1");

@@ -17,6 +17,6 @@ pub mod terminal;
 pub use record::{ClientRecord, ClientStatus, Evaluation, Metrics, RoundRecord, Split, Traffic};
 pub use spread::UpdateSpread;
 pub use summary::{
-    Baseline, Baselines, ClientData, Comparison, DataReport, LocalOnly, OffSite, RunFacts, SUMMARY_SCHEMA,
-    Summary, Truncation,
+    Baseline, Baselines, ClientData, Comparison, DataReport, LocalOnly, OffSite, Queries, RunFacts,
+    SUMMARY_SCHEMA, Summary, Truncation,
 };

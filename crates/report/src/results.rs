@@ -49,6 +49,8 @@ pub enum Who {
     AloneMean,
     /// The worst client alone.
     AloneWorst,
+    /// The best of random prompts, with as many queries.
+    RandomSearch,
     /// The federated model.
     Federated,
     /// All data in one place.
@@ -67,6 +69,7 @@ impl Who {
             Self::EmulatorTuned => "emulator, tuned",
             Self::AloneMean => "each client alone, mean",
             Self::AloneWorst => "each client alone, worst",
+            Self::RandomSearch => "random search, as many queries",
             Self::Federated => "federated",
             Self::Centralised => "all data in one place",
             Self::Full => "whole model, all layers tuned",
@@ -126,6 +129,9 @@ impl Results {
         if let Some(alone) = b.local_only.as_ref().map(|l| &l.on_union).filter(|m| !m.is_empty()) {
             rows.push(row(Who::AloneMean, &|m| alone_stat(alone, m).map(|s| s.0)));
             rows.push(row(Who::AloneWorst, &|m| alone_stat(alone, m).map(|s| s.1)));
+        }
+        if let Some(luck) = &b.random_search {
+            rows.push(row(Who::RandomSearch, &|m| (m.of)(&luck.eval.global)));
         }
         rows.push(row(Who::Federated, &|m| (m.of)(federated)));
         if let Some(all) = &b.centralised {

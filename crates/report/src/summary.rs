@@ -26,6 +26,9 @@ pub struct Summary {
     /// The five numbers of off-site tuning, where clients held an emulator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub off_site: Option<OffSite>,
+    /// What a search without gradients has asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queries: Option<Queries>,
     /// Bytes of all rounds.
     pub traffic: Traffic,
     /// Seconds from the start of the command to its end, the sum over resumed parts.
@@ -48,6 +51,32 @@ pub struct Summary {
     /// Where the adapter is, as the user would type it: relative to the run directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
+}
+
+/// What a search asked of its oracle, the whole run together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queries {
+    /// Who answered.
+    pub oracle: String,
+    /// What the search was granted: `text`, `logprobs`, `embeddings`.
+    pub access: String,
+    /// Examples evaluated under one candidate.
+    pub examples: u64,
+    /// Requests.
+    pub calls: u64,
+    /// Tokens sent, rows of soft prompts among them.
+    pub prompt_tokens: u64,
+    /// Tokens generated.
+    pub completion_tokens: u64,
+    /// Examples answered without asking.
+    pub cache_hits: u64,
+    /// Requests sent again.
+    pub retries: u64,
+    /// Money, in millionths.
+    pub cost_micros: u64,
+    /// Examples that the run might have evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<u64>,
 }
 
 /// What was run.
@@ -103,6 +132,9 @@ pub struct Baselines {
     /// Each client alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_only: Option<LocalOnly>,
+    /// The best of random prompts, with as many queries as a search had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub random_search: Option<Baseline>,
     /// One model trained on all data in one place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub centralised: Option<Baseline>,

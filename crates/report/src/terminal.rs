@@ -24,6 +24,11 @@ pub fn summary(summary: &Summary, findings: &[Finding]) -> String {
     if let Some(gaps) = off_site(summary) {
         facts.push(("gaps", gaps));
     }
+    if let Some(q) = &summary.queries {
+        let budget = q.budget.map(|b| format!(" of {}", format::count(b))).unwrap_or_default();
+        let what = format!("{}{budget} examples with {} access", format::count(q.examples), q.access);
+        facts.push(("asked", what));
+    }
     if let Some(rss) = summary.peak_rss_bytes {
         facts.push(("memory", format!("{} at its peak", format::bytes(rss as f64))));
     }

@@ -70,7 +70,24 @@ pub(super) fn text(session: &Session, p: &Prediction) -> String {
         ("trained", format!("{} ({share:.2} %) by {}{personal}", count(p.trainable), session.method.id())),
         ("federation", format!("{} clients, {} in each of {rounds} rounds", session.people.len(), p.cohort)),
         ("aggregation", session.plan.describe().trim().replace('\n', " → ")),
-        ("local work", format!("{span} steps of {} sequences", session.tuning.recipe().batch_size())),
+        (
+            "local work",
+            match (&session.searching, p.queries) {
+                (Some(s), Some(queries)) => {
+                    let budget = match file.oracle.budget.examples {
+                        Some(limit) => format!(" of a budget of {}", count(limit)),
+                        None => String::new(),
+                    };
+                    let access = file.oracle.access;
+                    format!(
+                        "{} with {access} access, at most {} queries (examples evaluated){budget}",
+                        s.id,
+                        count(queries)
+                    )
+                }
+                _ => format!("{span} steps of {} sequences", session.tuning.recipe().batch_size()),
+            },
+        ),
         (
             "up",
             format!(

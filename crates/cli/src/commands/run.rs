@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use antiphon_core::Round;
-use antiphon_kernels::Cpu;
 use antiphon_report::terminal;
 use antiphon_sim::Start;
 use antiphon_store::{Resume, RunDir, Settings, diff};
@@ -20,7 +19,7 @@ use crate::error::{Fail, Failure, Kind, store};
 use crate::prediction::Prediction;
 use crate::progress::Progress;
 use crate::runfile::{self, Loaded};
-use crate::session::{self, Session, execute, finish, unix_ms};
+use crate::session::{self, Hand, Session, execute, finish, unix_ms};
 
 /// A fresh run.
 pub(super) fn run(a: &Run, quiet: bool, json: bool) -> Result<(), Failure> {
@@ -99,9 +98,12 @@ struct Job<'a> {
     resumed_at: &'a [u64],
 }
 
-fn rounds(job: &Job<'_>, crew: Vec<Client<Cpu>>, start: Start, dir: RunDir) -> Result<(), Failure> {
+fn rounds(job: &Job<'_>, crew: Vec<Hand>, start: Start, dir: RunDir) -> Result<(), Failure> {
     let (session, progress) = (job.session, job.progress);
     let again = format!("antiphon resume {}", job.out.display());
+    if let Some(search) = &session.searching {
+        search.begin(&session.loaded, job.out)?;
+    }
     let (outcome, mut dir) = execute(session, crew, start, dir, progress)?;
     if !outcome.completed {
         progress.finish();
@@ -228,9 +230,13 @@ fn show_finished(dir: &RunDir, num_rounds: u32, quiet: bool, json: bool) -> Resu
 }
 
 /// Every client of the session, before its first round.
-fn crew(session: &Session) -> Result<Vec<Client<Cpu>>, Failure> {
+fn crew(session: &Session) -> Result<Vec<Hand>, Failure> {
+    if let Some(search) = &session.searching {
+        return Ok(search.seekers(session.file().run.seed)?.into_iter().map(Hand::Seeks).collect());
+    }
     let client = |p: &session::Person| {
         Client::new(Arc::clone(&session.tuning), p.id, Arc::clone(&p.train.sequences), p.train.examples)
+            .map(Hand::Trains)
             .fail_at(Kind::Data, format_args!("`{}`", p.name))
     };
     session.people.iter().map(client).collect()

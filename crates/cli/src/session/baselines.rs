@@ -23,12 +23,16 @@ use crate::runfile::Baseline;
 /// Runs the baselines that the run file asks for.
 pub(crate) fn run(session: &Session, rounds: u32, progress: &Progress) -> Result<Baselines, Failure> {
     let mut out = Baselines::default();
+    if let Some(search) = &session.searching {
+        progress.stage("baseline: random search with as many queries");
+        out.random_search = Some(search.luck(session)?);
+    }
     for baseline in &session.file().eval.baselines {
         match baseline {
             Baseline::ZeroShot => {
                 progress.stage("baseline: the base model as it was");
                 let begun = Instant::now();
-                let eval = session.evaluate_whole(&session.theta, Part::Test)?;
+                let eval = session.evaluate_base(Part::Test)?;
                 let seconds = Some(begun.elapsed().as_secs_f64());
                 out.zero_shot = Some(Line { eval, steps: None, examples_seen: None, seconds });
             }

@@ -22,6 +22,9 @@ impl Session {
     /// `theta` on `part` of every client, and on their union. Clients are scored in parallel and summed in their order.
     /// `theta` is what travels; a personal head is the client's own.
     pub(crate) fn evaluate(&self, theta: &[f32], part: Part) -> Result<Evaluation, Failure> {
+        if self.searching.is_some() {
+            return self.evaluate_whole(&self.meant(theta)?, part);
+        }
         self.evaluation(self.owner(), part, |id| self.personal_theta(id, theta))
     }
 
@@ -47,8 +50,20 @@ impl Session {
         theta: impl Fn(ClientId) -> Cow<'a, [f32]> + Sync,
     ) -> Result<Evaluation, Failure> {
         let scores = self.scores(tuning, &theta, part)?;
+        Ok(self.summed(part, &scores))
+    }
+
+    /// The base model as it was: without a prompt where one is searched, else with the method's first values.
+    pub(crate) fn evaluate_base(&self, part: Part) -> Result<Evaluation, Failure> {
+        match &self.searching {
+            Some(s) => Ok(self.summed(part, &self.scores(&s.plain, &|_| Cow::Borrowed(&[]), part)?)),
+            None => self.evaluate_whole(&self.theta, part),
+        }
+    }
+
+    fn summed(&self, part: Part, scores: &BTreeMap<ClientId, Scores>) -> Evaluation {
         let union = scores.values().copied().reduce(Scores::merge);
-        Ok(Evaluation {
+        Evaluation {
             split: split(part),
             global: union.map(|s| self.metrics(&s)).unwrap_or_default(),
             per_client: scores
@@ -56,7 +71,7 @@ impl Session {
                 .filter(|(id, _)| **id != self.common.id)
                 .map(|(id, s)| (*id, self.metrics(s)))
                 .collect(),
-        })
+        }
     }
 
     fn scores<'a>(

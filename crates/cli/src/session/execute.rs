@@ -3,14 +3,12 @@
 use std::sync::{Mutex, PoisonError};
 
 use antiphon_core::{ClientId, Millis, Round};
-use antiphon_kernels::Cpu;
 use antiphon_protocol::Ending;
 use antiphon_sim::{Config, Simulation, Start, WallClock};
 use antiphon_store::{Resume, RunDir};
-use antiphon_tune::Client;
 
 use super::recorder::{Events, Recorder};
-use super::{Crew, Session};
+use super::{Crew, Hand, Session};
 use crate::error::{Fail, Failure, Kind, store};
 use crate::progress::Progress;
 
@@ -26,12 +24,7 @@ pub(crate) struct Outcome {
 }
 
 /// Where a run takes up.
-pub(crate) fn resume(
-    session: &Session,
-    crew: &[Client<Cpu>],
-    dir: &RunDir,
-    from: Resume,
-) -> Result<Start, Failure> {
+pub(crate) fn resume(session: &Session, crew: &[Hand], dir: &RunDir, from: Resume) -> Result<Start, Failure> {
     let Some(checkpoint) = from.checkpoint else { return Ok(Start::fresh(session.shared_theta())) };
     if checkpoint.theta.len() != session.plan.schema().dim() {
         let (found, expected) = (checkpoint.theta.len(), session.plan.schema().dim());
@@ -44,7 +37,9 @@ pub(crate) fn resume(
         let Some(bytes) = dir.client_state(client).fail(Kind::RunDir)? else { continue };
         let state = ClientState::decode(&bytes)
             .ok_or_else(|| Failure::new(Kind::RunDir, format_args!("the state of {client} is damaged")))?;
-        if let (Some((round, bytes)), Some(c)) = (&state.optimizer, crew.iter().find(|c| c.id() == client)) {
+        if let (Some((round, bytes)), Some(c)) =
+            (&state.optimizer, crew.iter().filter_map(Hand::trains).find(|c| c.id() == client))
+        {
             c.restore(*round, bytes).fail(Kind::RunDir)?;
         }
         if let (Some((round, own)), Some(personal)) = (state.personal, &session.personal)
@@ -115,7 +110,7 @@ impl ClientState {
 /// Runs from `start` to the end, or until the user stops it.
 pub(crate) fn execute(
     session: &Session,
-    crew: Vec<Client<Cpu>>,
+    crew: Vec<Hand>,
     start: Start,
     dir: RunDir,
     progress: &Progress,
@@ -135,7 +130,7 @@ pub(crate) fn execute(
             // only the error of averaging factors needs the updates themselves
             keep_updates: !session.wiring.lora.is_empty(),
         },
-        server: antiphon_algo::server_step(&session.file().server).fail(Kind::Settings)?,
+        server: session.server_step()?,
         noise: None,
         clock: &clock,
         faults: None,

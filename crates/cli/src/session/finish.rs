@@ -8,7 +8,7 @@ use antiphon_model::adapter;
 use antiphon_model::export::{Precision, copy_companions, write_model};
 use antiphon_report::doctor::{self, Finding};
 use antiphon_report::html::{self, Report};
-use antiphon_report::{RoundRecord, RunFacts, SUMMARY_SCHEMA, Summary, Traffic};
+use antiphon_report::{Queries, RoundRecord, RunFacts, SUMMARY_SCHEMA, Summary, Traffic};
 use antiphon_store::{Event, RunDir, StoreError, read_metrics};
 
 use super::{Outcome, Session, baselines, clients, digest, offsite, unix_ms};
@@ -50,12 +50,28 @@ pub(crate) fn finish(
         .take(before)
         .map(|r| r.wall_seconds.unwrap_or(0.0) + r.eval_seconds.unwrap_or(0.0))
         .sum();
+    let file = session.file();
     let summary = Summary {
         schema: SUMMARY_SCHEMA,
         run: facts(session, outcome, resumed_at),
         federated: (federated.global.examples > 0).then_some(federated),
         baselines,
         off_site,
+        queries: session.searching.as_ref().map(|s| {
+            let u = s.spent();
+            Queries {
+                oracle: s.provider(),
+                access: file.oracle.access.id().to_owned(),
+                examples: u.examples,
+                calls: u.calls,
+                prompt_tokens: u.prompt_tokens,
+                completion_tokens: u.completion_tokens,
+                cache_hits: u.cache_hits,
+                retries: u.retries,
+                cost_micros: u.micros,
+                budget: file.oracle.budget.examples,
+            }
+        }),
         traffic,
         wall_seconds: earlier + begun.elapsed().as_secs_f64(),
         peak_rss_bytes: Some(machine::peak_rss_bytes()).filter(|&b| b > 0),
@@ -95,6 +111,8 @@ pub(crate) fn publish(session: &Session, dir: &mut RunDir, theta: &[f32]) -> Res
 /// The adapter, or the whole model of full tuning, into `path`.
 pub(crate) fn write_latest(session: &Session, path: &Path, theta: &[f32]) -> Result<(), Failure> {
     // a personal head is nobody's to publish: the first values stand there
+    let meant = session.meant(theta)?;
+    let theta = &*meant;
     let whole = match &session.personal {
         Some(p) => [theta, &session.theta[p.shared().dim()..]].concat(),
         None => theta.to_vec(),
@@ -117,18 +135,27 @@ fn facts(session: &Session, outcome: &Outcome, resumed_at: &[u64]) -> RunFacts {
         name: file.run.name.clone(),
         base_model: file.model.base_model.clone(),
         data: clients::shown(file),
-        method: session.method.id().to_owned(),
+        method: match &session.searching {
+            Some(s) => format!("{} by {}", session.method.id(), s.id),
+            None => session.method.id().to_owned(),
+        },
         objective: id(&file.objective),
         federation: format!(
             "{}, server {}",
             session.plan.describe().trim().replace('\n', " → "),
-            clients::inline(&file.server)
+            match session.searching {
+                Some(_) => session.server_step().map(|s| s.describe()).unwrap_or_default(),
+                None => clients::inline(&file.server),
+            }
         ),
         clients: session.people.len() as u64,
         cohort: session.policy.cohort_size(session.people.len()) as u64,
         rounds: u64::from(session.policy.num_rounds),
         rounds_done: u64::from(outcome.rounds_done),
-        local_steps: session.people.iter().map(|p| u64::from(session.local_steps(p))).max(),
+        local_steps: match session.searching {
+            Some(_) => None,
+            None => session.people.iter().map(|p| u64::from(session.local_steps(p))).max(),
+        },
         trainable: session.wiring.schema.dim() as u64,
         parameters: machine::parameters(session.base.spec(), session.task),
         seed: file.run.seed,

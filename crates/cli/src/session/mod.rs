@@ -3,12 +3,14 @@
 
 mod baselines;
 mod clients;
+mod embedded;
 mod evaluate;
 mod execute;
 mod finish;
 mod offsite;
 mod personal;
 mod recorder;
+mod searching;
 mod tokens;
 mod work;
 
@@ -17,7 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use antiphon_algo::Checked;
+use antiphon_algo::{Checked, ServerStep};
 use antiphon_core::ClientId;
 use antiphon_kernels::{Backend, Cpu};
 use antiphon_model::adapter::{self, About, Adapter};
@@ -25,12 +27,16 @@ use antiphon_model::{Base, Net, Shape, Spec, Task, Weights, Wiring};
 use antiphon_protocol::Policy;
 use antiphon_report::{DataReport, Truncation};
 use antiphon_tune::method::{self, Start};
-use antiphon_tune::{Method, Recipe, TuneError, Tuning, estimator, objective, optim, step_shape};
+use antiphon_tune::settings::StatePolicy;
+use antiphon_tune::{
+    Method, Recipe, TrainSettings, TuneError, Tuning, estimator, objective, optim, step_shape,
+};
 
 use crate::error::{Fail, Failure, Kind};
 use crate::machine;
 use crate::progress::Progress;
 use crate::runfile::{Loaded, RunFile};
+use searching::Parts;
 
 pub(crate) use clients::Person;
 pub(crate) use execute::{ClientState, Outcome, execute, resume};
@@ -38,8 +44,9 @@ pub(crate) use finish::{finish, resumed_at};
 pub(crate) use offsite::OffSite;
 pub(crate) use personal::Personal;
 pub(crate) use recorder::{Events, Shared, digest, unix_ms};
+pub(crate) use searching::Searching;
 pub(crate) use tokens::Tokens;
-pub(crate) use work::Crew;
+pub(crate) use work::{Crew, Hand};
 
 /// Everything a run needs besides its directory.
 pub(crate) struct Session {
@@ -70,6 +77,8 @@ pub(crate) struct Session {
     pub(crate) notes: Vec<String>,
     /// Tensors that never travel.
     pub(crate) personal: Option<Personal>,
+    /// The search of a run without gradients.
+    pub(crate) searching: Option<Searching>,
     pub(crate) plan: Checked,
     pub(crate) policy: Policy,
     pub(crate) workers: usize,
@@ -127,14 +136,16 @@ impl Session {
         };
         recipe.estimator.check(&wiring, &*recipe.optimizer, &recipe.train).blame(&loaded, "estimator")?;
         let personal = Personal::of(file, &wiring)?;
-        enough(&gathered.people, &recipe)?;
+        if file.search.is_none() {
+            enough(&gathered.people, &recipe)?;
+        }
         let prompt = wiring.prompt.as_ref().map_or(0, |p| p.tokens);
         let shape = shape(&recipe, &gathered.people, &gathered.common, prompt);
         let longest =
             gathered.people.iter().chain([&gathered.common]).map(Person::longest).max().unwrap_or(1) + prompt;
-        let net = Net::new(&*backend, weights, task, Arc::clone(&wiring), longest)
+        let net = Net::new(&*backend, Arc::clone(&weights), task, Arc::clone(&wiring), longest)
             .fail_at(Kind::Data, format_args!("data.sequence_len = {}", file.data.sequence_len))?;
-        let tuning = Tuning::new(backend, Arc::new(net), recipe, shape, Arc::clone(&stop));
+        let tuning = Tuning::new(Arc::clone(&backend), Arc::new(net), recipe, shape, Arc::clone(&stop));
 
         let offsite = division
             .map(|emulator| OffSite::new(&loaded, &base, emulator, &*method, &tuning, longest))
@@ -146,10 +157,34 @@ impl Session {
             Some(adapter) => adapter.theta,
             None => method.init(&wiring, &start).blame(&loaded, "method")?,
         };
-        let schema = personal.as_ref().map_or(&wiring.schema, |p| p.shared());
-        let plan = aggregation.check(schema).blame(&loaded, "aggregation")?;
         let policy = policy(file);
         policy.check(gathered.people.len()).blame(&loaded, "federation")?;
+        let searching = Searching::open(&Parts {
+            loaded: &loaded,
+            base: &base,
+            weights: &weights,
+            tuning: &tuning,
+            backend: &backend,
+            tokens: &tokens,
+            people: &gathered.people,
+            label_words: gathered.label_words.as_deref(),
+            wiring: &wiring,
+            theta: &theta,
+            stop: &stop,
+        })?;
+        let plan = match &searching {
+            Some(s) => {
+                s.afford(&loaded, policy.num_rounds, policy.cohort_size(gathered.people.len()))?;
+                match s.server()? {
+                    Some((plan, _)) => plan,
+                    None => aggregation.check(&s.schema()?).blame(&loaded, "aggregation")?,
+                }
+            }
+            None => {
+                let schema = personal.as_ref().map_or(&wiring.schema, |p| p.shared());
+                aggregation.check(schema).blame(&loaded, "aggregation")?
+            }
+        };
         Ok(Self {
             base,
             tokens,
@@ -167,6 +202,7 @@ impl Session {
             truncation: gathered.truncation,
             notes: gathered.notes,
             personal,
+            searching,
             plan,
             policy,
             workers,
@@ -202,6 +238,9 @@ impl Session {
 
     /// Optimiser steps of `person` in a round.
     pub(crate) fn local_steps(&self, person: &Person) -> u32 {
+        if self.searching.is_some() {
+            return 0;
+        }
         self.tuning.recipe().local_steps(person.train.sequences.len())
     }
 
@@ -214,8 +253,19 @@ impl Session {
         }
     }
 
+    /// The server's step.
+    pub(crate) fn server_step(&self) -> Result<Box<dyn ServerStep>, Failure> {
+        match self.searching.as_ref().map(Searching::server).transpose()?.flatten() {
+            Some((_, step)) => Ok(step),
+            None => antiphon_algo::server_step(&self.file().server).fail(Kind::Settings),
+        }
+    }
+
     /// First values of what travels.
     pub(crate) fn shared_theta(&self) -> Vec<f32> {
+        if let Some(s) = &self.searching {
+            return s.start();
+        }
         self.personal.as_ref().map_or_else(|| self.theta.clone(), |p| p.share(&self.theta))
     }
 
@@ -269,9 +319,23 @@ fn recipe(loaded: &Loaded) -> Result<Recipe, Failure> {
         objective: objective::build(&file.objective).blame(loaded, "objective")?,
         estimator: estimator::build(&file.estimator).blame(loaded, "estimator")?,
         optimizer: optim::build(&file.optimizer).blame(loaded, "optimizer")?,
-        train: file.train.check().blame(loaded, "train")?,
+        train: train(file).check().blame(loaded, "train")?,
         rounds: file.federation.num_rounds,
         seed: file.run.seed,
+    })
+}
+
+/// `[train]`, or for a search what evaluation needs of it.
+fn train(file: &RunFile) -> TrainSettings {
+    file.train.clone().unwrap_or_else(|| TrainSettings {
+        learning_rate: 1.0,
+        micro_batch_size: 16,
+        gradient_accumulation_steps: 1,
+        local_steps: Some(0),
+        local_epochs: None,
+        max_grad_norm: 0.0,
+        lr_scheduler: toml::Table::from_iter([("id".to_owned(), "constant".into())]),
+        optimizer_state: StatePolicy::Reset,
     })
 }
 

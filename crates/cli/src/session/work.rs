@@ -7,6 +7,7 @@ use std::time::Instant;
 use antiphon_algo::{Local, LocalWork, WorkError};
 use antiphon_core::{ClientId, Round};
 use antiphon_kernels::Cpu;
+use antiphon_oracle::search::Seeker;
 use antiphon_sim::Workforce;
 use antiphon_tune::Client;
 
@@ -21,16 +22,51 @@ pub(crate) struct Took {
     pub(crate) seconds: f64,
 }
 
+/// Whoever does a client's local work.
+#[derive(Debug)]
+pub(crate) enum Hand {
+    /// By gradients.
+    Trains(Client<Cpu>),
+    /// By asking. Keeps nothing between rounds.
+    Seeks(Seeker),
+}
+
+impl Hand {
+    pub(crate) fn id(&self) -> ClientId {
+        match self {
+            Self::Trains(c) => c.id(),
+            Self::Seeks(s) => s.id(),
+        }
+    }
+
+    /// Who keeps something between rounds.
+    pub(crate) fn trains(&self) -> Option<&Client<Cpu>> {
+        match self {
+            Self::Trains(c) => Some(c),
+            Self::Seeks(_) => None,
+        }
+    }
+}
+
+impl LocalWork for &Hand {
+    fn run(&mut self, start: &[f32], round: Round) -> Result<Local, WorkError> {
+        match self {
+            Hand::Trains(c) => (&mut &*c).run(start, round),
+            Hand::Seeks(s) => (&mut &*s).run(start, round),
+        }
+    }
+}
+
 /// Every client of the run.
 pub(crate) struct Crew<'a> {
-    clients: BTreeMap<ClientId, Client<Cpu>>,
+    clients: BTreeMap<ClientId, Hand>,
     took: Mutex<BTreeMap<ClientId, Took>>,
     session: &'a Session,
     progress: &'a Progress,
 }
 
 impl<'a> Crew<'a> {
-    pub(crate) fn new(clients: Vec<Client<Cpu>>, session: &'a Session, progress: &'a Progress) -> Self {
+    pub(crate) fn new(clients: Vec<Hand>, session: &'a Session, progress: &'a Progress) -> Self {
         let clients = clients.into_iter().map(|c| (c.id(), c)).collect();
         Self { clients, took: Mutex::default(), session, progress }
     }
@@ -43,7 +79,9 @@ impl<'a> Crew<'a> {
     /// Forgets what clients other than `counted` learnt in `round`: they worked in an attempt that failed, or in vain.
     pub(crate) fn forget_others(&self, counted: &BTreeSet<ClientId>, round: Round) {
         for (id, client) in self.clients.iter().filter(|(id, _)| !counted.contains(id)) {
-            client.forget(round);
+            if let Some(c) = client.trains() {
+                c.forget(round);
+            }
             if let Some(p) = &self.session.personal {
                 p.forget(*id, round);
             }
@@ -52,7 +90,7 @@ impl<'a> Crew<'a> {
 
     /// What `client` keeps between rounds.
     pub(crate) fn state(&self, client: ClientId) -> ClientState {
-        let optimizer = self.clients.get(&client).and_then(Client::state);
+        let optimizer = self.clients.get(&client).and_then(Hand::trains).and_then(Client::state);
         let personal = self.session.personal.as_ref().and_then(|p| p.state(client));
         ClientState { optimizer, personal }
     }
@@ -72,7 +110,7 @@ impl Workforce for Crew<'_> {
 /// One client at work.
 struct Shift<'a> {
     crew: &'a Crew<'a>,
-    client: &'a Client<Cpu>,
+    client: &'a Hand,
 }
 
 impl LocalWork for Shift<'_> {

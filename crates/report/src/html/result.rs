@@ -91,7 +91,7 @@ fn table(h: &mut Html, results: &Results, s: &Summary) {
     let longest = results.rows.iter().filter_map(|r| r.values[0]).fold(0.0, f64::max);
     for row in &results.rows {
         let (class, colour) = match row.who {
-            Who::Base | Who::Emulator => ("", "c-base"),
+            Who::Base | Who::Emulator | Who::RandomSearch => ("", "c-base"),
             Who::AloneMean | Who::AloneWorst | Who::EmulatorTuned => ("", "c-alone"),
             Who::Federated => ("ours", "c-fed"),
             Who::Centralised | Who::Full => ("", "c-central"),

@@ -268,6 +268,7 @@ fn summary(
             resumed_at: vec![],
         },
         federated: Some(federated),
+        queries: None,
         baselines: Baselines {
             zero_shot: Some(Baseline { eval: base, steps: None, examples_seen: None, seconds: Some(0.4) }),
             local_only: Some(LocalOnly {
@@ -285,6 +286,7 @@ fn summary(
                 }),
                 seconds: Some(38.0),
             }),
+            random_search: None,
             centralised: Some(Baseline {
                 eval: evaluation(0.743, 0.861),
                 steps: Some(10 * rounds64 * cohort),

@@ -20,6 +20,7 @@ use std::fmt;
 use antiphon_core::{ConfigError, Entry, SchemaError, registry};
 use antiphon_model::adapter::LoraSettings;
 use antiphon_model::{Spec, Task, TensorSource, Wiring};
+pub use prompt::{embedding_std, token_rows};
 
 /// Every method.
 pub const METHODS: &[&Entry<dyn Method>] = &[&full::ENTRY, &lora::ENTRY, &prompt::ENTRY];

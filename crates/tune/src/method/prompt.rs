@@ -8,7 +8,7 @@
 use antiphon_core::registry::{self, ConfigError, Entry};
 use antiphon_core::{Noise, Purpose, Stream};
 use antiphon_model::names::{self, Role};
-use antiphon_model::{PromptWiring, Spec, Task, Wiring};
+use antiphon_model::{PromptWiring, Spec, Task, TensorSource, Wiring};
 use serde::{Deserialize, Serialize};
 
 use super::layout::Tensors;
@@ -107,6 +107,25 @@ impl<'a> Embedding<'a> {
         let n = (vocab * hidden) as f64;
         Ok((squares / n - (sum / n).powi(2)).max(0.0).sqrt())
     }
+}
+
+/// Rows of the embedding table for `ids`, `[ids, hidden]`: a prompt of tokens as a soft prompt.
+pub fn token_rows(spec: &Spec, base: &dyn TensorSource, ids: &[u32]) -> Result<Vec<f32>, MethodError> {
+    let start = Start { spec, base, tokenize: None, seed: 0 };
+    let embedding = Embedding::new(&start);
+    let mut out = vec![0.0; ids.len() * spec.hidden];
+    for (row, &id) in out.chunks_exact_mut(spec.hidden).zip(ids) {
+        if id as usize >= spec.vocab {
+            return Err(MethodError::Token { id, vocab: spec.vocab });
+        }
+        embedding.row(id as usize, row)?;
+    }
+    Ok(out)
+}
+
+/// Standard deviation of the entries of the embedding table.
+pub fn embedding_std(spec: &Spec, base: &dyn TensorSource) -> Result<f64, MethodError> {
+    Embedding::new(&Start { spec, base, tokenize: None, seed: 0 }).std()
 }
 
 impl Method for Prompt {

@@ -1,0 +1,278 @@
+//! A run without gradients: the oracle inside this process, the search of `[search]`, and what it has spent.
+//!
+//! The method (`prompt`) says how many rows a prompt has and what they are before the search; `[search]` finds better ones
+//! through the oracle. What travels is the search's state; evaluation and the published adapter use the prompt that the state
+//! stands for.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+use antiphon_algo::{Checked, ServerStep};
+use antiphon_core::{ClientId, Purpose, Schema, Stream};
+use antiphon_data::Sequence;
+use antiphon_kernels::Cpu;
+use antiphon_model::{Net, Task, Weights, Wiring};
+use antiphon_oracle::ledger::{Ledger, Metered, Terms};
+use antiphon_oracle::search::{self, Ground, PromptOf, Purse, Search, SearchError, Seeker};
+use antiphon_oracle::task::Question;
+use antiphon_oracle::{EmbedOracle, Grant, Label, OracleError, Soft, TextOracle, Usage};
+use antiphon_report::Baseline as Line;
+use antiphon_tune::{Tuning, method};
+
+use super::embedded::Embedded;
+use super::{Blame, Person, Session, Tokens, recipe};
+use crate::args::Part;
+use crate::error::{Fail, Failure, Kind};
+use crate::runfile::Loaded;
+
+/// Everything of a search that does not travel.
+pub(crate) struct Searching {
+    pub(crate) id: &'static str,
+    search: Arc<dyn Search>,
+    oracle: Arc<Embedded>,
+    /// The base without any prompt: zero-shot.
+    pub(crate) plain: Tuning<Cpu>,
+    purse: Purse,
+    ledger: OnceLock<Arc<Ledger>>,
+    questions: BTreeMap<ClientId, Arc<[Question]>>,
+}
+
+/// What the search is made from, besides the run file.
+pub(crate) struct Parts<'a> {
+    pub(crate) loaded: &'a Loaded,
+    pub(crate) base: &'a antiphon_model::Base,
+    pub(crate) weights: &'a Arc<Weights<Cpu>>,
+    pub(crate) tuning: &'a Tuning<Cpu>,
+    pub(crate) backend: &'a Arc<Cpu>,
+    pub(crate) tokens: &'a Tokens,
+    pub(crate) people: &'a [Person],
+    pub(crate) label_words: Option<&'a [u32]>,
+    pub(crate) wiring: &'a Wiring,
+    pub(crate) theta: &'a [f32],
+    pub(crate) stop: &'a Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Searching {
+    /// The search that the run file asks for; `None` where it asks for gradients. Refuses what the oracle does not give.
+    pub(crate) fn open(parts: &Parts<'_>) -> Result<Option<Self>, Failure> {
+        let loaded = parts.loaded;
+        let file = &loaded.settings;
+        let Some(table) = &file.search else { return Ok(None) };
+        let method = search::build(table).blame(loaded, "search")?;
+        method.check(file.oracle.access).blame(loaded, "oracle")?;
+        let spec = parts.base.spec();
+        let only = |why: &str| Failure::new(Kind::Settings, format_args!("[search]: {why}"));
+        let prompt = parts.wiring.prompt.as_ref().filter(|p| p.range.len() == parts.theta.len());
+        let Some(prompt) = prompt else {
+            return Err(only("it searches a prompt and nothing else: set method.id = \"prompt\""));
+        };
+        if parts.tuning.net().task() != Task::CausalLm {
+            return Err(only("it asks for the probabilities of answers: set objective.id = \"sft\""));
+        }
+        let embedding_std = method::embedding_std(spec, parts.base.source()).fail(Kind::Model)?;
+        let candidates = match method.candidates() {
+            Some(text) => parts.tokens.plain(text).map_err(|e| only(&format!("candidates: {e}")))?,
+            None => Vec::new(),
+        };
+        let ground = Ground {
+            origin: Soft::new(spec.hidden, &parts.theta[prompt.range.clone()]).fail(Kind::Model)?,
+            embedding_std: Some(embedding_std),
+            vocabulary: spec.vocab as u32,
+            candidates,
+            seed: file.run.seed,
+        };
+        let search = method.prepare(&ground).blame(loaded, "search")?;
+        let longest = parts.tuning.net().limits().max_len;
+        let plain = || {
+            let wiring = Arc::new(Wiring::default());
+            Net::new(&**parts.backend, Arc::clone(parts.weights), Task::CausalLm, wiring, longest)
+                .fail(Kind::Model)
+        };
+        let workers = if file.run.workers == 0 { crate::machine::cores() } else { file.run.workers };
+        let oracle = Embedded::new(
+            (Arc::clone(parts.backend), plain()?),
+            Tokens::open(parts.base, file)?,
+            (file.model.base_model.clone(), parts.base.digest(workers)),
+            embedding_std,
+            Arc::clone(parts.stop),
+        );
+        let questions = parts.people.iter().map(|p| (p.id, asked(&p.train.sequences, parts.label_words)));
+        let plain = Tuning::new(
+            Arc::clone(parts.backend),
+            Arc::new(plain()?),
+            recipe(loaded)?,
+            parts.tuning.shape(),
+            Arc::clone(parts.stop),
+        );
+        Ok(Some(Self {
+            id: method.need().method,
+            search,
+            oracle: Arc::new(oracle),
+            plain,
+            purse: Purse::default(),
+            ledger: OnceLock::new(),
+            questions: questions.collect(),
+        }))
+    }
+
+    /// Of what travels.
+    pub(crate) fn schema(&self) -> Result<Schema, Failure> {
+        self.search.schema().fail(Kind::Internal)
+    }
+
+    /// What travels first.
+    pub(crate) fn start(&self) -> Vec<f32> {
+        self.search.start()
+    }
+
+    /// The server's part, where the method brings its own.
+    pub(crate) fn server(&self) -> Result<Option<(Checked, Box<dyn ServerStep>)>, Failure> {
+        let Some((plan, step)) = self.search.server() else { return Ok(None) };
+        Ok(Some((plan.check(&self.schema()?).fail(Kind::Internal)?, step)))
+    }
+
+    /// Every client.
+    pub(crate) fn seekers(&self, seed: u64) -> Result<Vec<Seeker>, Failure> {
+        let seeker = |(id, questions): (&ClientId, &Arc<[Question]>)| {
+            let (search, purse) = (Arc::clone(&self.search), Arc::clone(&self.purse));
+            Seeker::new(search, purse, Arc::clone(questions), *id, seed).fail_at(Kind::Data, id)
+        };
+        self.questions.iter().map(seeker).collect()
+    }
+
+    /// Opens the ledger of the run in `dir`: from here on clients can ask.
+    pub(crate) fn begin(&self, loaded: &Loaded, dir: &Path) -> Result<(), Failure> {
+        let oracle = &loaded.settings.oracle;
+        // its answers cost time alone, so that a loss of power may take back what it took
+        let terms = Terms { limits: oracle.budget, ..Terms::FREE };
+        let ledger = Arc::new(Ledger::open(&dir.join("ledger.sqlite"), terms).fail(Kind::RunDir)?);
+        let paid = Arc::new(Metered::new(Arc::clone(&self.oracle), Arc::clone(&ledger)));
+        // a run begins once
+        let _ = self.purse.set(Grant::Embeddings(paid).at_most(oracle.access));
+        let _ = self.ledger.set(ledger);
+        Ok(())
+    }
+
+    /// What the run has cost, earlier parts of it included.
+    pub(crate) fn spent(&self) -> Usage {
+        self.ledger.get().map_or(Usage::ZERO, |l| l.spent())
+    }
+
+    /// Examples that clients have evaluated in all rounds, at most: `cohort` of them in each of `rounds`.
+    pub(crate) fn queries(&self, rounds: u32, cohort: usize) -> u64 {
+        let mut each: Vec<u64> =
+            self.questions.values().map(|q| self.search.queries(q.len() as u64)).collect();
+        // the largest clients, so that no choice of a cohort costs more
+        each.sort_unstable_by(|a, b| b.cmp(a));
+        u64::from(rounds) * each.iter().take(cohort).sum::<u64>()
+    }
+
+    /// Refuses a budget that the run cannot keep to.
+    pub(crate) fn afford(&self, loaded: &Loaded, rounds: u32, cohort: usize) -> Result<(), Failure> {
+        let needs = self.queries(rounds, cohort);
+        match loaded.settings.oracle.budget.examples {
+            Some(limit) if limit < needs => Err(Failure::new(
+                Kind::Settings,
+                format_args!(
+                    "oracle.budget.examples = {limit}, but {rounds} rounds of {cohort} clients may take {needs}; \
+                     raise it, or ask for fewer rounds, candidates or clients"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The trainable vector of the prompt that `state` stands for.
+    pub(crate) fn whole(&self, session: &Session, state: &[f32]) -> Result<Vec<f32>, Failure> {
+        match self.search.prompt(state).fail(Kind::Federation)? {
+            PromptOf::Soft(soft) => Ok(soft.values().to_vec()),
+            PromptOf::Tokens(ids) => {
+                method::token_rows(session.spec(), session.base.source(), &ids).fail(Kind::Model)
+            }
+        }
+    }
+
+    /// Random search with as many queries as the run has spent, on everybody's examples in one place: the line that every
+    /// search must beat. Not paid from the run's budget.
+    pub(crate) fn luck(&self, session: &Session) -> Result<Line, Failure> {
+        let begun = Instant::now();
+        let all: Vec<Question> = self.questions.values().flat_map(|q| q.iter().cloned()).collect();
+        let candidates = (self.spent().examples / all.len().max(1) as u64).max(1);
+        let grant = Grant::Embeddings(Arc::clone(&self.oracle) as Arc<dyn EmbedOracle>)
+            .at_most(session.file().oracle.access);
+        let mut stream = Stream::keyed(session.file().run.seed, Purpose::Search, None, None, "random search");
+        let draw = |i| if i == 0 { self.search.start() } else { self.search.random(&mut stream) };
+        let states: Vec<Vec<f32>> = (0..candidates).map(draw).collect();
+        let next = AtomicUsize::new(0);
+        let best: Mutex<Option<(f64, usize)>> = Mutex::new(None);
+        let worker = || -> Result<(), SearchError> {
+            while let Some((i, state)) = {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                states.get(i).map(|s| (i, s))
+            } {
+                let fitness = self.search.prompt(state)?.fitness(&grant, &all, self.search.loss())?;
+                let mut best = best.lock().unwrap_or_else(PoisonError::into_inner);
+                // the first among equals, whoever came first
+                if fitness.loss.is_finite() && best.is_none_or(|b| (fitness.loss, i) < b) {
+                    *best = Some((fitness.loss, i));
+                }
+            }
+            Ok(())
+        };
+        let ended: Result<(), SearchError> = std::thread::scope(|s| {
+            let others: Vec<_> = (1..session.workers).map(|_| s.spawn(worker)).collect();
+            let mine = worker();
+            others.into_iter().filter_map(|o| o.join().ok()).fold(mine, Result::and)
+        });
+        ended.map_err(|e| match e {
+            SearchError::Oracle(OracleError::Interrupted) => Failure::new(Kind::Interrupted, "stopped"),
+            e => Failure::new(Kind::Internal, e),
+        })?;
+        let best = best.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(0, |(_, i)| i);
+        Ok(Line {
+            eval: session.evaluate(&states[best], Part::Test)?,
+            steps: Some(candidates),
+            examples_seen: Some(candidates * all.len() as u64),
+            seconds: Some(begun.elapsed().as_secs_f64()),
+        })
+    }
+
+    /// Who answers, for the summary.
+    pub(crate) fn provider(&self) -> String {
+        let id = &self.oracle.facts().identity;
+        format!("{} {}", id.provider, id.model)
+    }
+}
+
+/// What a client asks: each sequence up to its answer, and the label words or else the answer itself. Sequences whose labelled
+/// tokens are not one run, or that begin with their answer, are left out.
+fn asked(sequences: &[Sequence], words: Option<&[u32]>) -> Arc<[Question]> {
+    let words: Option<Arc<[Label]>> = words.map(|w| w.iter().map(|id| Label::Tokens(vec![*id])).collect());
+    let question = |s: &Sequence| {
+        let labels: Vec<(usize, u32)> = s.labels().collect();
+        let (first, id) = *labels.first()?;
+        let prompt = s.ids[..=first].to_vec();
+        if let Some(all) = &words {
+            let answer = all.iter().position(|l| *l == Label::Tokens(vec![id]))?;
+            return Some(Question { prompt, labels: Arc::clone(all), answer });
+        }
+        let together = labels.windows(2).all(|w| w[1].0 == w[0].0 + 1);
+        let own = Label::Tokens(labels.iter().map(|(_, id)| *id).collect());
+        together.then(|| Question { prompt, labels: [own].into(), answer: 0 })
+    };
+    sequences.iter().filter_map(question).collect()
+}
+
+impl Session {
+    /// The whole trainable vector of what travels: a search's state stands for a prompt.
+    pub(crate) fn meant<'a>(&self, travelled: &'a [f32]) -> Result<Cow<'a, [f32]>, Failure> {
+        match &self.searching {
+            Some(s) => Ok(s.whole(self, travelled)?.into()),
+            None => Ok(travelled.into()),
+        }
+    }
+}
