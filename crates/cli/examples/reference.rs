@@ -201,6 +201,7 @@ const FOLDERS: [(&str, &str); 10] = [
     ("`aggregation.layers`", "algo/src/layers"),
     ("`aggregation.reducer`", "algo/src/reducers"),
     ("`[estimator]`", "tune/src/estimator"),
+    ("`[search]`", "oracle/src/search"),
     ("`[server]`", "algo/src/servers"),
 ];
 

@@ -56,6 +56,9 @@ pub(crate) struct Parts<'a> {
     pub(crate) stop: &'a Arc<std::sync::atomic::AtomicBool>,
 }
 
+/// What a method that brings its own server brings.
+pub(crate) type Serving = (Checked, Box<dyn ServerStep>);
+
 impl Searching {
     /// The search that the run file asks for; `None` where it asks for gradients. Refuses what the oracle does not give.
     pub(crate) fn open(parts: &Parts<'_>) -> Result<Option<Self>, Failure> {
@@ -130,7 +133,7 @@ impl Searching {
     }
 
     /// The server's part, where the method brings its own.
-    pub(crate) fn server(&self) -> Result<Option<(Checked, Box<dyn ServerStep>)>, Failure> {
+    pub(crate) fn server(&self) -> Result<Option<Serving>, Failure> {
         let Some((plan, step)) = self.search.server() else { return Ok(None) };
         Ok(Some((plan.check(&self.schema()?).fail(Kind::Internal)?, step)))
     }

@@ -6,10 +6,10 @@
 //!
 //! One file and one line in [`METHODS`] each.
 
-mod edits;
+mod bdpl;
 mod fedbpt;
-mod prompts;
 mod seeker;
+mod token_edits;
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,10 +27,10 @@ use crate::query::{Soft, SoftError};
 use crate::task::{Fitness, Loss, Question};
 
 /// Every search.
-pub const METHODS: &[&Entry<dyn Method>] = &[&fedbpt::ENTRY, &prompts::ENTRY, &edits::ENTRY];
+pub const METHODS: &[&Entry<dyn Method>] = &[&fedbpt::ENTRY, &bdpl::ENTRY, &token_edits::ENTRY];
 
 /// What each of [`METHODS`] needs, in order.
-pub const NEEDS: &[Need] = &[fedbpt::NEED, prompts::NEED, edits::NEED];
+pub const NEEDS: &[Need] = &[fedbpt::NEED, bdpl::NEED, token_edits::NEED];
 
 /// The search that `table["id"]` names.
 pub fn build(table: &toml::Table) -> Result<Box<dyn Method>, ConfigError> {

@@ -6,7 +6,7 @@ use antiphon_algo::{Plan, ServerStep};
 use antiphon_core::{ConfigError, Entry, Purpose, Schema, SchemaError, Stream, registry};
 use serde::{Deserialize, Serialize};
 
-use super::prompts::{delta, ids, tokens};
+use super::bdpl::{delta, ids, tokens};
 use super::{Ground, Method, Place, PromptOf, Search, SearchError, complete, expect, state};
 use crate::access::{Access, Need};
 use crate::discrete::{Rows, edit};
