@@ -191,7 +191,7 @@ fn toml_type(rust: &str) -> (String, bool) {
 }
 
 /// Where the entries of a registry live, by the beginning of its title. The file's name is the id.
-const FOLDERS: [(&str, &str); 10] = [
+const FOLDERS: &[(&str, &str)] = &[
     ("`[method]`", "tune/src/method"),
     ("`[emulator.rule]`", "model/src/emulator"),
     ("`[objective]`", "tune/src/objective"),
