@@ -255,7 +255,10 @@ mod tests {
             for p in &parts {
                 prop_assert_eq!(sizes(p), [n as usize - v - t, v, t]);
             }
-            prop_assert_ne!(&parts[0].test, &parts[1].test, "clients draw independently");
+            // among few examples two independent draws may well agree: one time in 45 among ten
+            if n >= 40 {
+                prop_assert_ne!(&parts[0].test, &parts[1].test, "clients draw independently");
+            }
         }
     }
 
