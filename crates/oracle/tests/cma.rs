@@ -3,10 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use antiphon_core::{Noise, Purpose, Stream};
+mod splitmix;
+
+use antiphon_core::{Purpose, Stream};
 use antiphon_oracle::cma::{Candidate, Cma, CmaError, CmaState, Constants, Covariance, Origin};
 use antiphon_testkit::Golden;
 use serde::Deserialize;
+use splitmix::SplitMix;
 
 #[derive(Deserialize)]
 struct File {
@@ -73,25 +76,6 @@ struct InjectedRow {
 
 fn golden() -> File {
     Golden::of(env!("CARGO_MANIFEST_DIR")).json("cma/pycma.json").unwrap()
-}
-
-/// The generator of `make.py`.
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn uniform(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
-    }
-}
-
-impl Noise for SplitMix {
-    fn standard_normal(&mut self) -> f64 {
-        let u = 1.0 - self.uniform();
-        (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * self.uniform()).cos()
-    }
 }
 
 fn value(function: &str, x: &[f64]) -> f64 {

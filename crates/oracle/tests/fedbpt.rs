@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod splitmix;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use antiphon_algo::{Plan, Reducer, ServerStep};
-use antiphon_core::{ClientId, Noise, Payload, Purpose, Round, Stream};
+use antiphon_core::{ClientId, Payload, Purpose, Round, Stream};
 use antiphon_oracle::cma::Covariance;
 use antiphon_oracle::fedbpt::{Places, Ranked, Report, Server, Settings, Steps, search};
 use antiphon_oracle::projection::{Projection, Scale};
@@ -15,6 +17,7 @@ use antiphon_oracle::task::{Loss, Question, soft_fitness};
 use antiphon_oracle::{EmbedOracle, Soft};
 use antiphon_testkit::Golden;
 use serde::Deserialize;
+use splitmix::SplitMix;
 
 #[derive(Deserialize)]
 struct File {
@@ -34,25 +37,6 @@ struct RoundRow {
     mean: Vec<f64>,
     broadcast: f64,
     variances: Vec<f64>,
-}
-
-/// The generator of `make.py`.
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn uniform(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
-    }
-}
-
-impl Noise for SplitMix {
-    fn standard_normal(&mut self) -> f64 {
-        let u = 1.0 - self.uniform();
-        (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * self.uniform()).cos()
-    }
 }
 
 fn sphere(client: usize, x: &[f64]) -> Result<f64, Infallible> {

@@ -6,6 +6,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use half::{bf16, f16};
 
 /// A container that is not one plain tensor.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,28 +58,15 @@ pub(crate) fn read(bytes: &[u8]) -> Result<(Vec<usize>, Vec<f32>), TorchError> {
     if !contiguous || tensor.strides.len() != shape.len() {
         return Err(TorchError::Strides { shape, strides: tensor.strides });
     }
-    let pair = |b: &[u8; 2]| u32::from(u16::from_le_bytes(*b));
     let values = match tensor.kind.as_str() {
         "FloatStorage" => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        "BFloat16Storage" => data.as_chunks::<2>().0.iter().map(|b| f32::from_bits(pair(b) << 16)).collect(),
-        "HalfStorage" => data.as_chunks::<2>().0.iter().map(|b| half(pair(b))).collect(),
+        "BFloat16Storage" => {
+            data.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect()
+        }
+        "HalfStorage" => data.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
         other => return Err(TorchError::Type(other.to_owned())),
     };
     Ok((shape, values))
-}
-
-/// IEEE half precision to single.
-fn half(bits: u32) -> f32 {
-    let (sign, exponent, fraction) = (bits >> 15 << 31, bits >> 10 & 31, bits & 1023);
-    let magnitude = match exponent {
-        0 => {
-            return f32::from_bits(sign)
-                + fraction as f32 * if sign == 0 { 2f32.powi(-24) } else { -2f32.powi(-24) };
-        }
-        31 => 255 << 23 | fraction << 13,
-        _ => (exponent + 112) << 23 | fraction << 13,
-    };
-    f32::from_bits(sign | magnitude)
 }
 
 /// Names and bytes of a zip's entries, all of them stored.

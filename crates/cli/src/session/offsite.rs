@@ -12,7 +12,7 @@ use std::sync::Arc;
 use antiphon_algo::{LocalWork, WorkError};
 use antiphon_core::{ClientId, Millis};
 use antiphon_kernels::Cpu;
-use antiphon_model::{Base, Emulator, Net, Task, Weights, Wiring};
+use antiphon_model::{Base, Emulator, Net, Weights, Wiring};
 use antiphon_protocol::Record;
 use antiphon_report::{Evaluation, OffSite as Numbers};
 use antiphon_sim::{Config, Silent, Simulation, Start as Begin, WallClock, Workforce};
@@ -97,7 +97,9 @@ impl OffSite {
             let why = "what it trains on the emulator is not what it would train on the whole model";
             return Err(loaded.source.blame("method", why));
         }
-        let owner = beside(loaded, base, tuning, wiring, task, longest)?;
+        let backend = Arc::new(Cpu::serial());
+        let weights = Weights::load(&*backend, base.spec(), task, base.source()).fail(Kind::Model)?;
+        let owner = beside(loaded, (backend, weights), tuning, wiring, longest)?;
         Ok(Self { emulator, owner: Arc::new(owner) })
     }
 }
@@ -105,15 +107,12 @@ impl OffSite {
 /// The whole model under `wiring`, on the steps and the device of `tuning`.
 fn beside(
     loaded: &Loaded,
-    base: &Base,
+    (backend, weights): (Arc<Cpu>, Arc<Weights<Cpu>>),
     tuning: &Tuning<Cpu>,
     wiring: Arc<Wiring>,
-    task: Task,
     longest: usize,
 ) -> Result<Tuning<Cpu>, Failure> {
-    let backend = Arc::new(Cpu::serial());
-    let weights = Weights::load(&*backend, base.spec(), task, base.source()).fail(Kind::Model)?;
-    let net = Net::new(&*backend, weights, task, wiring, longest).fail(Kind::Model)?;
+    let net = Net::new(&*backend, weights, tuning.net().task(), wiring, longest).fail(Kind::Model)?;
     Ok(Tuning::new(backend, Arc::new(net), recipe(loaded)?, tuning.shape(), tuning.stop()))
 }
 
@@ -174,7 +173,7 @@ pub(super) fn numbers(
     let emulator_zero_shot = on(&session.tuning, &session.theta)?;
     let emulator_tuned = on(&session.tuning, &outcome.theta)?;
     progress.stage("tuning the whole model for comparison");
-    let full = full(session)?;
+    let full = full(session, &offsite.owner)?;
     let indices = |list: &[usize]| list.iter().map(|&l| l as u64).collect();
     let disclosed = session.disclosed();
     Ok(Some(Numbers {
@@ -195,7 +194,7 @@ pub(super) fn numbers(
 
 /// The same federation with every client holding the whole model and the method on all of its layers: what off-site tuning
 /// gives up. In memory; nothing of it is kept but its score.
-fn full(session: &Session) -> Result<Evaluation, Failure> {
+fn full(session: &Session, owner: &Tuning<Cpu>) -> Result<Evaluation, Failure> {
     let (file, base) = (session.file(), &session.base);
     let method = method::build(&file.method).blame(&session.loaded, "method")?;
     let wiring = Arc::new(method.wire(base.spec(), session.task).blame(&session.loaded, "method")?);
@@ -206,7 +205,9 @@ fn full(session: &Session) -> Result<Evaluation, Failure> {
     let aggregation = file.aggregation.plan().blame(&session.loaded, "aggregation")?;
     let plan = aggregation.check(&wiring.schema).blame(&session.loaded, "aggregation")?;
     let longest = session.tuning.net().limits().max_len;
-    let tuning = Arc::new(beside(&session.loaded, base, &session.tuning, wiring, session.task, longest)?);
+    // the owner's model is in memory already; nothing of it is written
+    let whole = (Arc::new(Cpu::serial()), Arc::clone(owner.net().weights()));
+    let tuning = Arc::new(beside(&session.loaded, whole, &session.tuning, wiring, longest)?);
     let client = |p: &super::Person| {
         Client::new(Arc::clone(&tuning), p.id, Arc::clone(&p.train.sequences), p.train.examples)
             .fail_at(Kind::Data, format_args!("`{}`", p.name))

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::completions::{Read, label_name};
-use super::score::{among, choices, field, list, logprob, usage};
+use super::completions::{Read, labelled, sampled};
+use super::score::{choices, field, list, logprob, usage};
 use crate::answer::LabelScore;
 use crate::query::{Label, TextQuery};
 
@@ -33,23 +33,12 @@ pub(super) fn read_next(
         Ok::<_, String>((token.to_owned(), logprob(field(v, "logprob")?)?))
     };
     let top = list(first, "top_logprobs")?.iter().map(entry).collect::<Result<Vec<_>, _>>()?;
-    let names: Vec<String> = labels.iter().map(label_name).collect();
-    Ok(Read { items: vec![among(&top, &names)?], prompt_tokens, completion_tokens })
+    Ok(Read { items: vec![labelled(&top, labels)?], prompt_tokens, completion_tokens })
 }
 
 /// A text in answer to a prompt.
 pub(super) fn text_body(model: &str, prompt: &str, q: &TextQuery) -> Value {
-    let mut body = json!({
-        "model": model,
-        "messages": [{ "role": "user", "content": prompt }],
-        "max_tokens": q.max_tokens,
-        "temperature": q.temperature,
-        "seed": q.seed,
-    });
-    if !q.stop.is_empty() {
-        body["stop"] = json!(q.stop);
-    }
-    body
+    sampled(json!({ "model": model, "messages": [{ "role": "user", "content": prompt }] }), q)
 }
 
 /// The answer to [`text_body`].

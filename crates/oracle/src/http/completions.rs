@@ -131,12 +131,17 @@ pub(super) fn read_next(
     let first = list(field(choice, "logprobs")?, "top_logprobs")?.first();
     let map = first.and_then(Value::as_object).ok_or("no `top_logprobs` of the first token")?;
     let top = map.iter().map(|(k, v)| Ok((k.clone(), logprob(v)?))).collect::<Result<Vec<_>, String>>()?;
+    Ok(Read { items: vec![labelled(&top, labels)?], prompt_tokens, completion_tokens })
+}
+
+/// Scores of `labels` among the likeliest tokens `top`.
+pub(super) fn labelled(top: &[(String, f64)], labels: &[Label]) -> Result<Vec<LabelScore>, String> {
     let names: Vec<String> = labels.iter().map(label_name).collect();
-    Ok(Read { items: vec![among(&top, &names)?], prompt_tokens, completion_tokens })
+    among(top, &names)
 }
 
 /// How a label of one token is named among the likeliest.
-pub(super) fn label_name(label: &Label) -> String {
+fn label_name(label: &Label) -> String {
     match label {
         Label::Text(text) => text.clone(),
         Label::Tokens(ids) => ids.first().map_or_else(String::new, |id| format!("token_id:{id}")),
@@ -145,13 +150,14 @@ pub(super) fn label_name(label: &Label) -> String {
 
 /// A text after a prompt.
 pub(super) fn text_body(model: &str, q: &TextQuery) -> Value {
-    let mut body = json!({
-        "model": model,
-        "prompt": prompt_value(&q.prompt),
-        "max_tokens": q.max_tokens,
-        "temperature": q.temperature,
-        "seed": q.seed,
-    });
+    sampled(json!({ "model": model, "prompt": prompt_value(&q.prompt) }), q)
+}
+
+/// `body` with what `q` says of length and sampling, in OpenAI's words.
+pub(super) fn sampled(mut body: Value, q: &TextQuery) -> Value {
+    body["max_tokens"] = json!(q.max_tokens);
+    body["temperature"] = json!(q.temperature);
+    body["seed"] = json!(q.seed);
     if !q.stop.is_empty() {
         body["stop"] = json!(q.stop);
     }

@@ -8,7 +8,8 @@ use antiphon_algo::{Plan, ServerStep};
 use antiphon_core::{ConfigError, Entry, Purpose, Schema, SchemaError, Stream, registry};
 use serde::{Deserialize, Serialize};
 
-use super::{Ground, Method, Place, PromptOf, Search, SearchError, complete, expect, state};
+use super::vocabulary::{Vocabulary, candidates, delta};
+use super::{Ground, Method, Place, PromptOf, Search, SearchError, complete, expect};
 use crate::access::{Access, Need};
 use crate::discrete::{Rows, bdpl};
 use crate::task::{Loss, Question};
@@ -75,27 +76,6 @@ impl Bdpl {
     }
 }
 
-/// The candidates of a ground, without repetitions.
-pub(super) fn tokens(ground: &Ground) -> Result<Vec<u32>, SearchError> {
-    let mut tokens = Vec::new();
-    for &id in &ground.candidates {
-        if !tokens.contains(&id) {
-            tokens.push(id);
-        }
-    }
-    if tokens.len() < 2 { Err(SearchError::Candidates { found: tokens.len() }) } else { Ok(tokens) }
-}
-
-/// A prompt in ids.
-pub(super) fn ids(tokens: &[u32], prompt: &[usize]) -> Vec<u32> {
-    prompt.iter().filter_map(|&j| tokens.get(j).copied()).collect()
-}
-
-/// Start minus end.
-pub(super) fn delta(start: &[f32], end: &Rows) -> Vec<f32> {
-    start.iter().zip(end.values()).map(|(s, e)| (f64::from(*s) - e) as f32).collect()
-}
-
 impl Method for Bdpl {
     fn need(&self) -> Need {
         NEED
@@ -110,32 +90,24 @@ impl Method for Bdpl {
     }
 
     fn prepare(&self, ground: &Ground) -> Result<Arc<dyn Search>, SearchError> {
-        let tokens = tokens(ground)?;
+        let tokens = candidates(ground)?;
         let start = Rows::uniform(ground.origin.rows(), tokens.len())?;
-        Ok(Arc::new(Prepared { settings: self.clone(), tokens, start }))
+        Ok(Arc::new(Prepared { settings: self.clone(), words: Vocabulary { tokens, start } }))
     }
 }
 
 struct Prepared {
     settings: Bdpl,
-    tokens: Vec<u32>,
-    start: Rows,
-}
-
-impl Prepared {
-    fn rows(&self, theta: &[f32]) -> Result<Rows, SearchError> {
-        state(theta.len(), self.start.values().len())?;
-        Ok(Rows::from_wire(self.start.positions(), self.start.candidates(), theta)?)
-    }
+    words: Vocabulary,
 }
 
 impl Search for Prepared {
     fn schema(&self) -> Result<Schema, SchemaError> {
-        Rows::schema(self.start.positions(), self.start.candidates())
+        self.words.schema()
     }
 
     fn start(&self) -> Vec<f32> {
-        self.start.to_wire()
+        self.words.start.to_wire()
     }
 
     fn server(&self) -> Option<(Plan, Box<dyn ServerStep>)> {
@@ -144,7 +116,7 @@ impl Search for Prepared {
 
     fn round(&self, at: &Place<'_>, start: &[f32]) -> Result<(Vec<f32>, f64), SearchError> {
         let s = &self.settings;
-        let rows = self.rows(start)?;
+        let rows = self.words.rows(start)?;
         let key = |what| Stream::keyed(at.seed, Purpose::Search, Some(at.round), Some(at.client), what);
         let mut order: Vec<&Question> = at.questions.iter().collect();
         let mut shuffle = key("order");
@@ -161,8 +133,9 @@ impl Search for Prepared {
             temperature: s.temperature,
         };
         let loss = |step: u32, prompt: &[usize]| {
-            let tokens = PromptOf::Tokens(ids(&self.tokens, prompt));
-            Ok::<_, SearchError>(tokens.fitness(at.oracle, &batches[step as usize], s.loss)?.loss)
+            Ok::<_, SearchError>(
+                self.words.spell(prompt).fitness(at.oracle, &batches[step as usize], s.loss)?.loss,
+            )
         };
         let learnt = bdpl::learn(&rows, &learning, batches.len() as u32, &mut key("prompts"), loss)?;
         if learnt.loss.is_nan() {
@@ -172,12 +145,12 @@ impl Search for Prepared {
     }
 
     fn prompt(&self, theta: &[f32]) -> Result<PromptOf, SearchError> {
-        Ok(PromptOf::Tokens(ids(&self.tokens, &self.rows(theta)?.best())))
+        self.words.best(theta)
     }
 
     fn random(&self, stream: &mut Stream) -> Vec<f32> {
-        let prompt = self.start.sample(stream);
-        Rows::one_hot(self.start.candidates(), &prompt).map_or_else(|_| self.start(), |r| r.to_wire())
+        let prompt = self.words.start.sample(stream);
+        Rows::one_hot(self.words.start.candidates(), &prompt).map_or_else(|_| self.start(), |r| r.to_wire())
     }
 
     fn loss(&self) -> Loss {

@@ -10,6 +10,7 @@ mod bdpl;
 mod fedbpt;
 mod seeker;
 mod token_edits;
+mod vocabulary;
 
 use std::fmt;
 use std::sync::Arc;

@@ -6,8 +6,8 @@ use antiphon_algo::{Plan, ServerStep};
 use antiphon_core::{ConfigError, Entry, Purpose, Schema, SchemaError, Stream, registry};
 use serde::{Deserialize, Serialize};
 
-use super::bdpl::{delta, ids, tokens};
-use super::{Ground, Method, Place, PromptOf, Search, SearchError, complete, expect, state};
+use super::vocabulary::{Vocabulary, candidates, delta};
+use super::{Ground, Method, Place, PromptOf, Search, SearchError, complete, expect};
 use crate::access::{Access, Need};
 use crate::discrete::{Rows, edit};
 use crate::task::Loss;
@@ -58,35 +58,27 @@ impl Method for TokenEdits {
     }
 
     fn prepare(&self, ground: &Ground) -> Result<Arc<dyn Search>, SearchError> {
-        let tokens = tokens(ground)?;
+        let tokens = candidates(ground)?;
         let mut stream = Stream::keyed(ground.seed, Purpose::Search, None, None, "start");
         // nothing is known of any token yet: a prompt at random, the same for all
         let first = Rows::uniform(ground.origin.rows(), tokens.len())?.sample(&mut stream);
         let start = Rows::one_hot(tokens.len(), &first)?;
-        Ok(Arc::new(Prepared { settings: self.clone(), tokens, start }))
+        Ok(Arc::new(Prepared { settings: self.clone(), words: Vocabulary { tokens, start } }))
     }
 }
 
 struct Prepared {
     settings: TokenEdits,
-    tokens: Vec<u32>,
-    start: Rows,
-}
-
-impl Prepared {
-    fn rows(&self, theta: &[f32]) -> Result<Rows, SearchError> {
-        state(theta.len(), self.start.values().len())?;
-        Ok(Rows::from_wire(self.start.positions(), self.start.candidates(), theta)?)
-    }
+    words: Vocabulary,
 }
 
 impl Search for Prepared {
     fn schema(&self) -> Result<Schema, SchemaError> {
-        Rows::schema(self.start.positions(), self.start.candidates())
+        self.words.schema()
     }
 
     fn start(&self) -> Vec<f32> {
-        self.start.to_wire()
+        self.words.start.to_wire()
     }
 
     fn server(&self) -> Option<(Plan, Box<dyn ServerStep>)> {
@@ -95,11 +87,10 @@ impl Search for Prepared {
 
     fn round(&self, at: &Place<'_>, start: &[f32]) -> Result<(Vec<f32>, f64), SearchError> {
         let s = &self.settings;
-        let rows = self.rows(start)?;
+        let rows = self.words.rows(start)?;
         let mut stream = Stream::keyed(at.seed, Purpose::Search, Some(at.round), Some(at.client), "edits");
         let loss = |prompt: &[usize]| {
-            let tokens = PromptOf::Tokens(ids(&self.tokens, prompt));
-            Ok::<_, SearchError>(tokens.fitness(at.oracle, at.questions, s.loss)?.loss)
+            Ok::<_, SearchError>(self.words.spell(prompt).fitness(at.oracle, at.questions, s.loss)?.loss)
         };
         let edited = edit::edit(&rows, s.edits, s.fillers, &mut stream, loss)?;
         if edited.loss.is_nan() {
@@ -109,11 +100,11 @@ impl Search for Prepared {
     }
 
     fn prompt(&self, theta: &[f32]) -> Result<PromptOf, SearchError> {
-        Ok(PromptOf::Tokens(ids(&self.tokens, &self.rows(theta)?.best())))
+        self.words.best(theta)
     }
 
     fn random(&self, stream: &mut Stream) -> Vec<f32> {
-        let uniform = Rows::uniform(self.start.positions(), self.start.candidates());
+        let uniform = Rows::uniform(self.words.start.positions(), self.words.start.candidates());
         let drawn = uniform.and_then(|u| Rows::one_hot(u.candidates(), &u.sample(stream)));
         drawn.map_or_else(|_| self.start(), |r| r.to_wire())
     }
