@@ -14,7 +14,9 @@ pub mod spread;
 pub mod summary;
 pub mod terminal;
 
-pub use record::{ClientRecord, ClientStatus, Evaluation, Metrics, RoundRecord, Split, Traffic};
+pub use record::{
+    ClientRecord, ClientStatus, Evaluation, Gauge, Metrics, RoundRecord, Spent, Split, Traffic,
+};
 pub use spread::UpdateSpread;
 pub use summary::{
     Baseline, Baselines, ClientData, Comparison, DataReport, LocalOnly, OffSite, Queries, RunFacts,

@@ -150,6 +150,34 @@ impl std::ops::AddAssign for Traffic {
     }
 }
 
+/// What a search asked in one round, evaluation of the global model excluded: sums over rounds are its axis of queries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    /// Examples evaluated under one candidate ("queries").
+    pub examples: u64,
+    /// Requests.
+    pub calls: u64,
+    /// Tokens sent and generated.
+    pub tokens: u64,
+    /// Examples answered from the cache.
+    #[serde(default)]
+    pub cache_hits: u64,
+    /// Money, in millionths.
+    #[serde(default)]
+    pub cost_micros: u64,
+}
+
+/// How far a search has gone, of what its method has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Gauge {
+    /// Mean entropy of a position of the prompt over that of the uniform distribution: 1 undecided, 0 decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entropy: Option<f64>,
+    /// Step size of an evolution strategy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sigma: Option<f64>,
+}
+
 /// One round, as measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RoundRecord {
@@ -187,6 +215,12 @@ pub struct RoundRecord {
     /// Training tokens of the cohort per second of the round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens_per_second: Option<f64>,
+    /// What the round's search asked; absent for training by gradients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spent: Option<Spent>,
+    /// The search's own measure of where it stands after the round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gauge: Option<Gauge>,
 }
 
 #[cfg(test)]
@@ -232,6 +266,8 @@ mod tests {
             wall_seconds: None,
             eval_seconds: None,
             tokens_per_second: None,
+            spent: None,
+            gauge: None,
         }
     }
 

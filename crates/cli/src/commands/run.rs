@@ -11,15 +11,13 @@ use antiphon_core::Round;
 use antiphon_report::terminal;
 use antiphon_sim::Start;
 use antiphon_store::{Resume, RunDir, Settings, diff};
-use antiphon_tune::Client;
 use serde_json::json;
 
 use crate::args::{self, Run};
 use crate::error::{Fail, Failure, Kind, store};
-use crate::prediction::Prediction;
 use crate::progress::Progress;
 use crate::runfile::{self, Loaded};
-use crate::session::{self, Hand, Session, execute, finish, unix_ms};
+use crate::session::{self, Course, Hand, Pin, Session, Trial, execute, unix_ms};
 
 /// A fresh run.
 pub(super) fn run(a: &Run, quiet: bool, json: bool) -> Result<(), Failure> {
@@ -42,25 +40,22 @@ pub(super) fn run(a: &Run, quiet: bool, json: bool) -> Result<(), Failure> {
             format_args!("{} is a file; --out names the folder to make", out.display()),
         ));
     }
-    let session = Session::open(loaded, &progress, stop_on_interrupt()?)?;
-    for note in &session.notes {
+    let trial = open(loaded, &progress, stop_on_interrupt()?)?;
+    for note in trial.notes() {
         progress.note(note);
     }
-    let predicted = Prediction::of(&session);
     let settings = Settings {
-        durable: session.file().run.durable,
-        keep_last: NonZeroU32::MIN.saturating_add(session.file().run.keep_checkpoints),
+        durable: trial.file().run.durable,
+        keep_last: NonZeroU32::MIN.saturating_add(trial.file().run.keep_checkpoints),
         keep_every: None,
     };
-    let meta = json!({
-        "directory": absolute(&session.loaded)?,
-        "kernel_profile": session.profile(),
-        "base": session.base.digest(session.workers).to_hex(),
-        "antiphon": env!("CARGO_PKG_VERSION"),
-    });
-    let resolved = session.loaded.resolved()?;
-    let start = Start::fresh(session.shared_theta());
-    let crew = crew(&session)?;
+    let mut meta = json!({ "directory": absolute(trial.loaded())?, "antiphon": env!("CARGO_PKG_VERSION") });
+    for pin in trial.pins() {
+        meta[pin.key] = pin.value.into();
+    }
+    let resolved = trial.loaded().resolved()?;
+    let start = Start::fresh(trial.start());
+    let crew = trial.crew()?;
     // from here on something is written: whatever can be refused has been
     let fresh = !out.exists();
     let dir = RunDir::create(&out, &resolved, &meta, settings, unix_ms()).map_err(|e| {
@@ -73,13 +68,11 @@ pub(super) fn run(a: &Run, quiet: bool, json: bool) -> Result<(), Failure> {
     })?;
     rounds(
         &Job {
-            session: &session,
+            trial: &*trial,
             progress: &progress,
-            predicted: &predicted,
-            begun,
+            course: Course { begun, resumed_at: &[] },
             out: &out,
             json,
-            resumed_at: &[],
         },
         crew,
         start,
@@ -89,25 +82,30 @@ pub(super) fn run(a: &Run, quiet: bool, json: bool) -> Result<(), Failure> {
 
 /// What a run and its resumption share.
 struct Job<'a> {
-    session: &'a Session,
+    trial: &'a dyn Trial,
     progress: &'a Progress,
-    predicted: &'a Prediction,
-    begun: Instant,
+    course: Course<'a>,
     out: &'a Path,
     json: bool,
-    resumed_at: &'a [u64],
+}
+
+/// The run that a run file describes.
+fn open(loaded: Loaded, progress: &Progress, stop: Arc<AtomicBool>) -> Result<Box<dyn Trial>, Failure> {
+    Ok(Box::new(Session::open(loaded, progress, stop)?))
 }
 
 fn rounds(job: &Job<'_>, crew: Vec<Hand>, start: Start, dir: RunDir) -> Result<(), Failure> {
-    let (session, progress) = (job.session, job.progress);
+    let (trial, progress) = (job.trial, job.progress);
     let again = format!("antiphon resume {}", job.out.display());
-    if let Some(search) = &session.searching {
-        search.begin(&session.loaded, job.out)?;
-    }
-    let (outcome, mut dir) = execute(session, crew, start, dir, progress)?;
+    trial.begin(job.out)?;
+    let done = execute(trial, crew, start, dir, progress);
+    let (outcome, mut dir) = done.map_err(|f| ended(trial, f, &again))?;
     if !outcome.completed {
         progress.finish();
-        let rounds = session.policy.num_rounds;
+        if let Some(why) = trial.ended() {
+            return Err(ended(trial, why, &again));
+        }
+        let rounds = trial.policy().num_rounds;
         return Err(Failure::new(
             Kind::Interrupted,
             format_args!(
@@ -116,9 +114,10 @@ fn rounds(job: &Job<'_>, crew: Vec<Hand>, start: Start, dir: RunDir) -> Result<(
             ),
         ));
     }
-    let done = finish(session, &mut dir, &outcome, job.predicted, (job.begun, job.resumed_at), progress);
+    let done = trial.finish(&mut dir, &outcome, job.course, progress);
     progress.finish();
-    let done = done.map_err(|mut f| {
+    let done = done.map_err(|f| {
+        let mut f = ended(trial, f, &again);
         if f.kind == Kind::Interrupted {
             f.message = format!(
                 "stopped after the last round, before its results were written; nothing is lost: {again}"
@@ -134,6 +133,14 @@ fn rounds(job: &Job<'_>, crew: Vec<Hand>, start: Start, dir: RunDir) -> Result<(
         println!("model    {}", job.out.join("latest").display());
     }
     Ok(())
+}
+
+/// The failure that ended the run: what stopped it where it was not the user, else `failure`.
+fn ended(trial: &dyn Trial, failure: Failure, again: &str) -> Failure {
+    match trial.ended() {
+        Some(why) => Failure::new(why.kind, format_args!("{why}\nnothing is lost: {again}")),
+        None => failure,
+    }
 }
 
 /// Continues a run.
@@ -156,20 +163,8 @@ pub(super) fn resume(a: &args::Resume, quiet: bool, json: bool) -> Result<(), Fa
     for (round, error) in &from.skipped {
         progress.note(&format!("{round} is done again: {error}"));
     }
-    let session = Session::open(loaded, &progress, stop_on_interrupt()?)?;
-    let same = [
-        (
-            "kernel_profile",
-            session.profile(),
-            "other kernels give other bits: continue on a machine of that profile",
-        ),
-        (
-            "base",
-            session.base.digest(session.workers).to_hex(),
-            "the base model has changed since the run began",
-        ),
-    ];
-    for (key, now, why) in same {
+    let trial = open(loaded, &progress, stop_on_interrupt()?)?;
+    for Pin { key, value: now, why } in trial.pins() {
         if meta(key) != now {
             return Err(Failure::new(
                 Kind::RunDir,
@@ -177,21 +172,13 @@ pub(super) fn resume(a: &args::Resume, quiet: bool, json: bool) -> Result<(), Fa
             ));
         }
     }
-    let predicted = Prediction::of(&session);
     let mut resumed_at = session::resumed_at(&from.events);
     resumed_at.push(u64::from(from.next.0));
-    let crew = crew(&session)?;
-    let start = session::resume(&session, &crew, &dir, from)?;
-    progress.note(&format!("continuing at round {} of {}", start.round.0 + 1, session.policy.num_rounds));
-    let job = Job {
-        session: &session,
-        progress: &progress,
-        predicted: &predicted,
-        begun,
-        out: &a.dir,
-        json,
-        resumed_at: &resumed_at,
-    };
+    let crew = trial.crew()?;
+    let start = session::resume(&*trial, &crew, &dir, from)?;
+    progress.note(&format!("continuing at round {} of {}", start.round.0 + 1, trial.policy().num_rounds));
+    let course = Course { begun, resumed_at: &resumed_at };
+    let job = Job { trial: &*trial, progress: &progress, course, out: &a.dir, json };
     rounds(&job, crew, start, dir)
 }
 
@@ -227,19 +214,6 @@ fn show_finished(dir: &RunDir, num_rounds: u32, quiet: bool, json: bool) -> Resu
         println!("model    {}", layout.latest().display());
     }
     Ok(())
-}
-
-/// Every client of the session, before its first round.
-fn crew(session: &Session) -> Result<Vec<Hand>, Failure> {
-    if let Some(search) = &session.searching {
-        return Ok(search.seekers(session.file().run.seed)?.into_iter().map(Hand::Seeks).collect());
-    }
-    let client = |p: &session::Person| {
-        Client::new(Arc::clone(&session.tuning), p.id, Arc::clone(&p.train.sequences), p.train.examples)
-            .map(Hand::Trains)
-            .fail_at(Kind::Data, format_args!("`{}`", p.name))
-    };
-    session.people.iter().map(client).collect()
 }
 
 /// Errors with the list of differences between the run's own file and `file`.

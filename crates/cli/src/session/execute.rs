@@ -8,7 +8,7 @@ use antiphon_sim::{Config, Simulation, Start, WallClock};
 use antiphon_store::{Resume, RunDir};
 
 use super::recorder::{Events, Recorder};
-use super::{Crew, Hand, Session};
+use super::{Crew, Hand, Trial};
 use crate::error::{Fail, Failure, Kind, store};
 use crate::progress::Progress;
 
@@ -24,10 +24,10 @@ pub(crate) struct Outcome {
 }
 
 /// Where a run takes up.
-pub(crate) fn resume(session: &Session, crew: &[Hand], dir: &RunDir, from: Resume) -> Result<Start, Failure> {
-    let Some(checkpoint) = from.checkpoint else { return Ok(Start::fresh(session.shared_theta())) };
-    if checkpoint.theta.len() != session.plan.schema().dim() {
-        let (found, expected) = (checkpoint.theta.len(), session.plan.schema().dim());
+pub(crate) fn resume(trial: &dyn Trial, crew: &[Hand], dir: &RunDir, from: Resume) -> Result<Start, Failure> {
+    let Some(checkpoint) = from.checkpoint else { return Ok(Start::fresh(trial.start())) };
+    let (found, expected) = (checkpoint.theta.len(), trial.plan().schema().dim());
+    if found != expected {
         return Err(Failure::new(
             Kind::RunDir,
             format_args!("the checkpoint holds {found} scalars, this run file trains {expected}"),
@@ -42,7 +42,7 @@ pub(crate) fn resume(session: &Session, crew: &[Hand], dir: &RunDir, from: Resum
         {
             c.restore(*round, bytes).fail(Kind::RunDir)?;
         }
-        if let (Some((round, own)), Some(personal)) = (state.personal, &session.personal)
+        if let (Some((round, own)), Some((personal, _))) = (state.personal, trial.personal())
             && !personal.restore(client, round, own)
         {
             return Err(Failure::new(Kind::RunDir, format_args!("the head of {client} has another size")));
@@ -109,37 +109,36 @@ impl ClientState {
 
 /// Runs from `start` to the end, or until the user stops it.
 pub(crate) fn execute(
-    session: &Session,
+    trial: &dyn Trial,
     crew: Vec<Hand>,
     start: Start,
     dir: RunDir,
     progress: &Progress,
 ) -> Result<(Outcome, RunDir), Failure> {
-    let crew = Crew::new(crew, session, progress);
+    let crew = Crew::new(crew, trial, progress);
     let shared = Mutex::new(dir);
     let clock = WallClock::starting_at(Millis(0));
     let mut simulation = Simulation {
         config: Config {
-            plan: session.plan.clone(),
-            policy: session.policy.clone(),
-            roster: session.people.iter().map(|p| p.id).collect::<Vec<ClientId>>(),
-            seed: session.file().run.seed,
-            workers: session.workers,
+            plan: trial.plan().clone(),
+            policy: trial.policy().clone(),
+            roster: trial.people().iter().map(|p| p.id).collect::<Vec<ClientId>>(),
+            seed: trial.file().run.seed,
+            workers: trial.workers(),
             call_attempts: 1,
             restarts: 0,
-            // only the error of averaging factors needs the updates themselves
-            keep_updates: !session.wiring.lora.is_empty(),
+            keep_updates: trial.keep_updates(),
         },
-        server: session.server_step()?,
+        server: trial.server_step()?,
         noise: None,
         clock: &clock,
         faults: None,
     };
     let first = start.round;
     let (end, reasons) = {
-        let mut recorder = Recorder::new(session, &crew, &shared, progress);
+        let mut recorder = Recorder::new(trial, &crew, &shared, progress);
         let mut events = Events(&shared);
-        let end = simulation.run(start, &crew, &mut recorder, &mut events, &session.stop);
+        let end = simulation.run(start, &crew, &mut recorder, &mut events, trial.stop());
         (end, recorder.reasons)
     };
     let mut dir = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -155,15 +154,15 @@ pub(crate) fn execute(
                 format_args!(
                     "round {} of {} failed: fewer than {} clients answered, in {} attempts\n{}",
                     end.next.0 + 1,
-                    session.policy.num_rounds,
-                    session.policy.min_clients,
-                    session.policy.round_attempts,
+                    trial.policy().num_rounds,
+                    trial.policy().min_clients,
+                    trial.policy().round_attempts,
                     reasons.join("\n")
                 ),
             ));
         }
     }
-    let completed = end.ending.is_some() || (first.0 >= session.policy.num_rounds);
+    let completed = end.ending.is_some() || (first.0 >= trial.policy().num_rounds);
     Ok((Outcome { theta: end.theta, rounds_done: end.next.0, completed }, dir))
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Instant;
 
 use antiphon_model::adapter;
 use antiphon_model::export::{Precision, copy_companions, write_model};
@@ -11,7 +10,7 @@ use antiphon_report::html::{self, Report};
 use antiphon_report::{Queries, RoundRecord, RunFacts, SUMMARY_SCHEMA, Summary, Traffic};
 use antiphon_store::{Event, RunDir, StoreError, read_metrics};
 
-use super::{Outcome, Session, baselines, clients, digest, offsite, unix_ms};
+use super::{Course, Outcome, Session, baselines, clients, digest, offsite, unix_ms};
 use crate::args::Part;
 use crate::error::{Fail, Failure, Kind};
 use crate::machine;
@@ -25,12 +24,11 @@ pub(crate) struct Finished {
 }
 
 /// Writes everything a finished run leaves.
-pub(crate) fn finish(
+pub(super) fn finish(
     session: &Session,
     dir: &mut RunDir,
     outcome: &Outcome,
-    predicted: &Prediction,
-    (begun, resumed_at): (Instant, &[u64]),
+    Course { begun, resumed_at }: Course<'_>,
     progress: &Progress,
 ) -> Result<Finished, Failure> {
     progress.stage("testing the federated model");
@@ -75,7 +73,7 @@ pub(crate) fn finish(
         traffic,
         wall_seconds: earlier + begun.elapsed().as_secs_f64(),
         peak_rss_bytes: Some(machine::peak_rss_bytes()).filter(|&b| b > 0),
-        predicted: predicted.compare(session, &rounds),
+        predicted: session.predicted.get_or_init(|| Prediction::of(session)).compare(session, &rounds),
         data: Some(session.data.clone()),
         truncation: Some(session.truncation),
         digest: Some(digest(&outcome.theta)),

@@ -7,17 +7,19 @@ mod embedded;
 mod evaluate;
 mod execute;
 mod finish;
+mod here;
 mod offsite;
 mod personal;
 mod recorder;
 mod searching;
 mod tokens;
+mod trial;
 mod work;
 
 use std::borrow::Cow;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use antiphon_algo::{Checked, ServerStep};
 use antiphon_core::ClientId;
@@ -34,18 +36,20 @@ use antiphon_tune::{
 
 use crate::error::{Fail, Failure, Kind};
 use crate::machine;
+use crate::prediction::Prediction;
 use crate::progress::Progress;
 use crate::runfile::{Loaded, RunFile};
 use searching::Parts;
 
 pub(crate) use clients::Person;
 pub(crate) use execute::{ClientState, Outcome, execute, resume};
-pub(crate) use finish::{finish, resumed_at};
+pub(crate) use finish::{Finished, resumed_at};
 pub(crate) use offsite::OffSite;
 pub(crate) use personal::Personal;
 pub(crate) use recorder::{Events, Shared, digest, unix_ms};
 pub(crate) use searching::Searching;
 pub(crate) use tokens::Tokens;
+pub(crate) use trial::{Course, Pin, Trial};
 pub(crate) use work::{Crew, Hand};
 
 /// Everything a run needs besides its directory.
@@ -83,6 +87,8 @@ pub(crate) struct Session {
     pub(crate) policy: Policy,
     pub(crate) workers: usize,
     pub(crate) stop: Arc<AtomicBool>,
+    /// Made once, before the rounds.
+    pub(crate) predicted: OnceLock<Prediction>,
 }
 
 impl Session {
@@ -207,6 +213,7 @@ impl Session {
             policy,
             workers,
             stop,
+            predicted: OnceLock::new(),
             loaded,
         })
     }

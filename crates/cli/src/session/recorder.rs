@@ -2,17 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fmt::Write as _;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use antiphon_core::{ClientId, Digest};
+use antiphon_oracle::Usage;
 use antiphon_protocol::{Log, LogError, Record, Vector, What};
-use antiphon_report::{ClientRecord, ClientStatus, RoundRecord, Traffic, UpdateSpread};
+use antiphon_report::format::count;
+use antiphon_report::{ClientRecord, ClientStatus, RoundRecord, Spent, Traffic, UpdateSpread};
 use antiphon_sim::{ClientDone, Observer, Outcome, RoundClosed, RoundFailed, RoundStarted};
 use antiphon_store::{Checkpoint, RunDir};
 
-use super::{Crew, Session};
+use super::{Crew, Trial};
 use crate::args::Part;
 use crate::progress::{Progress, bytes};
 
@@ -53,30 +56,32 @@ impl Log for Events<'_> {
 
 /// Turns what the simulation reports into records, checkpoints and lines.
 pub(crate) struct Recorder<'a> {
-    pub(crate) session: &'a Session,
+    pub(crate) trial: &'a dyn Trial,
     pub(crate) crew: &'a Crew<'a>,
     pub(crate) dir: &'a Shared,
     pub(crate) progress: &'a Progress,
     begun: Instant,
+    /// What a search had asked when the round began.
+    before: Usage,
+    /// Training loss of the first round of this process, and examples evaluated since.
+    progress_of_search: Option<(f64, u64)>,
     cohort: Vec<ClientId>,
     outcomes: BTreeMap<ClientId, Outcome>,
     /// Why clients gave no answer in the last round that failed, one line each.
     pub(crate) reasons: Vec<String>,
-    /// Vectors read back from the wire, reused.
-    total: Traffic,
 }
 
 impl<'a> Recorder<'a> {
     pub(crate) fn new(
-        session: &'a Session,
+        trial: &'a dyn Trial,
         crew: &'a Crew<'a>,
         dir: &'a Shared,
         progress: &'a Progress,
     ) -> Self {
         let begun = Instant::now();
-        let (cohort, outcomes, total) = (Vec::new(), BTreeMap::new(), Traffic::default());
-        let reasons = Vec::new();
-        Self { session, crew, dir, progress, begun, cohort, outcomes, reasons, total }
+        let (cohort, outcomes) = (Vec::new(), BTreeMap::new());
+        let (before, progress_of_search, reasons) = (Usage::ZERO, None, Vec::new());
+        Self { trial, crew, dir, progress, begun, before, progress_of_search, cohort, outcomes, reasons }
     }
 
     fn clients(&self, closed: &RoundClosed<'_>) -> Vec<ClientRecord> {
@@ -108,22 +113,46 @@ impl<'a> Recorder<'a> {
         self.cohort.iter().map(record).collect()
     }
 
+    /// What the search has spent of its budget, and what a thousand queries have gained; empty for training by gradients.
+    fn queries(&mut self, record: &RoundRecord) -> String {
+        let (Some(spent), Some(all)) = (record.spent, self.trial.spent()) else { return String::new() };
+        let budget = self.trial.file().oracle.budget;
+        let of = |limit: Option<u64>| limit.map_or(String::new(), |l| format!(" of {}", count(l)));
+        let mut text = format!("  asked {}{} examples", count(all.examples), of(budget.examples));
+        if all.micros > 0 || budget.micros.is_some() {
+            let _ = write!(text, ", {:.4}{} money", all.micros as f64 / 1e6, of(budget.micros));
+        }
+        match (record.train_loss, &mut self.progress_of_search) {
+            (Some(loss), Some((first, asked))) => {
+                *asked += spent.examples;
+                if *asked > 0 {
+                    let _ = write!(text, ", {:+.4} loss per 1000", (loss - *first) * 1000.0 / *asked as f64);
+                }
+            }
+            (Some(loss), none) => *none = Some((loss, 0)),
+            (None, _) => {}
+        }
+        text
+    }
+
     /// Whether the global model is evaluated after this round.
     fn due(&self, round: u32) -> bool {
-        let every = self.session.file().eval.every_rounds;
-        let last = round + 1 == self.session.file().federation.num_rounds;
+        let every = self.trial.file().eval.every_rounds;
+        let last = round + 1 == self.trial.file().federation.num_rounds;
         last || every > 0 && (round + 1).is_multiple_of(every)
     }
 
     fn close(&mut self, closed: &RoundClosed<'_>) -> Result<(), Box<dyn Error + Send + Sync>> {
-        let session = self.session;
+        let trial = self.trial;
         let wall = self.begun.elapsed().as_secs_f64();
+        // before evaluation, which is not the search's
+        let spent = trial.spent().map(|now| since(self.before, now));
         let clients = self.clients(closed);
-        let has_validation = session.people.iter().any(|p| !p.part(Part::Validation).sequences.is_empty());
+        let has_validation = trial.people().iter().any(|p| !p.part(Part::Validation).sequences.is_empty());
         let eval_begun = Instant::now();
         let eval = if self.due(closed.round.0) && has_validation {
             self.progress.stage("evaluating");
-            Some(session.evaluate(closed.theta, Part::Validation)?)
+            Some(trial.evaluate(closed.theta, Part::Validation)?)
         } else {
             None
         };
@@ -134,7 +163,6 @@ impl<'a> Recorder<'a> {
             payload_up: closed.traffic.up.payload,
             payload_down: closed.traffic.down.payload,
         };
-        self.total += traffic;
         let norms: Vec<(f64, f64)> =
             clients.iter().filter_map(|c| Some((c.examples? as f64, c.update_norm?))).collect();
         let tokens: u64 = clients.iter().filter_map(|c| c.tokens).sum();
@@ -145,11 +173,13 @@ impl<'a> Recorder<'a> {
             eval,
             traffic: Some(traffic),
             spread: UpdateSpread::from_norms(&norms, norm(closed.delta)),
-            factor_error: closed.factor_error(session.workers).map(|e| e.overall),
+            factor_error: closed.factor_error(trial.workers()).map(|e| e.overall),
             step_norm: Some(step_norm(closed)),
             wall_seconds: Some(wall),
             eval_seconds,
             tokens_per_second: (tokens > 0).then(|| tokens as f64 / wall),
+            spent,
+            gauge: trial.gauge(closed.theta),
             clients,
         };
         self.crew.forget_others(&closed.contributions.iter().map(|c| c.client).collect(), closed.round);
@@ -169,8 +199,9 @@ impl<'a> Recorder<'a> {
         };
         dir.close_round(unix_ms(), closed.round, &checkpoint, &record)?;
         drop(dir);
-        let rounds = u64::from(session.file().federation.num_rounds);
-        self.progress.round_closed(u64::from(closed.round.0) + 1, rounds, &line(&record, rounds));
+        let rounds = u64::from(trial.file().federation.num_rounds);
+        let line = [line(&record, rounds), self.queries(&record)].concat();
+        self.progress.round_closed(u64::from(closed.round.0) + 1, rounds, &line);
         Ok(())
     }
 }
@@ -178,6 +209,7 @@ impl<'a> Recorder<'a> {
 impl Observer for Recorder<'_> {
     fn round_started(&mut self, round: &RoundStarted<'_>) {
         self.begun = Instant::now();
+        self.before = self.trial.spent().unwrap_or(Usage::ZERO);
         self.cohort = round.cohort.to_vec();
         self.outcomes.clear();
     }
@@ -207,6 +239,18 @@ impl Observer for Recorder<'_> {
             failed.attempt + 1,
             self.reasons.join("\n")
         ));
+    }
+}
+
+/// What was asked between two states of a ledger.
+fn since(before: Usage, now: Usage) -> Spent {
+    let tokens = |u: Usage| u.prompt_tokens + u.completion_tokens;
+    Spent {
+        examples: now.examples - before.examples,
+        calls: now.calls - before.calls,
+        tokens: tokens(now) - tokens(before),
+        cache_hits: now.cache_hits - before.cache_hits,
+        cost_micros: now.micros - before.micros,
     }
 }
 

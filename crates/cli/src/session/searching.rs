@@ -6,9 +6,11 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
 use antiphon_algo::{Checked, ServerStep};
@@ -20,7 +22,7 @@ use antiphon_oracle::ledger::{Ledger, Metered, Terms};
 use antiphon_oracle::search::{self, Ground, PromptOf, Purse, Search, SearchError, Seeker};
 use antiphon_oracle::task::Question;
 use antiphon_oracle::{EmbedOracle, Grant, Label, OracleError, Soft, TextOracle, Usage};
-use antiphon_report::Baseline as Line;
+use antiphon_report::{Baseline as Line, Gauge};
 use antiphon_tune::{Tuning, method};
 
 use super::embedded::Embedded;
@@ -165,6 +167,12 @@ impl Searching {
         self.ledger.get().map_or(Usage::ZERO, |l| l.spent())
     }
 
+    /// Where the search stands in `state`.
+    pub(crate) fn gauge(&self, state: &[f32]) -> Gauge {
+        let search::Gauge { entropy, sigma } = self.search.gauge(state);
+        Gauge { entropy, sigma }
+    }
+
     /// Examples that clients have evaluated in all rounds, at most: `cohort` of them in each of `rounds`.
     pub(crate) fn queries(&self, rounds: u32, cohort: usize) -> u64 {
         let mut each: Vec<u64> =
@@ -229,7 +237,9 @@ impl Searching {
         let ended: Result<(), SearchError> = std::thread::scope(|s| {
             let others: Vec<_> = (1..session.workers).map(|_| s.spawn(worker)).collect();
             let mine = worker();
-            others.into_iter().filter_map(|o| o.join().ok()).fold(mine, Result::and)
+            // a panic in one of them is one here
+            let joined = |o: ScopedJoinHandle<'_, _>| o.join().unwrap_or_else(|panic| resume_unwind(panic));
+            others.into_iter().map(joined).fold(mine, Result::and)
         });
         ended.map_err(|e| match e {
             SearchError::Oracle(OracleError::Interrupted) => Failure::new(Kind::Interrupted, "stopped"),

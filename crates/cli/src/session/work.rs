@@ -11,7 +11,7 @@ use antiphon_oracle::search::Seeker;
 use antiphon_sim::Workforce;
 use antiphon_tune::Client;
 
-use super::Session;
+use super::Trial;
 use super::execute::ClientState;
 use crate::progress::Progress;
 
@@ -61,14 +61,14 @@ impl LocalWork for &Hand {
 pub(crate) struct Crew<'a> {
     clients: BTreeMap<ClientId, Hand>,
     took: Mutex<BTreeMap<ClientId, Took>>,
-    session: &'a Session,
+    trial: &'a dyn Trial,
     progress: &'a Progress,
 }
 
 impl<'a> Crew<'a> {
-    pub(crate) fn new(clients: Vec<Hand>, session: &'a Session, progress: &'a Progress) -> Self {
+    pub(crate) fn new(clients: Vec<Hand>, trial: &'a dyn Trial, progress: &'a Progress) -> Self {
         let clients = clients.into_iter().map(|c| (c.id(), c)).collect();
-        Self { clients, took: Mutex::default(), session, progress }
+        Self { clients, took: Mutex::default(), trial, progress }
     }
 
     /// What the parts of the round took, and forgets it.
@@ -82,7 +82,7 @@ impl<'a> Crew<'a> {
             if let Some(c) = client.trains() {
                 c.forget(round);
             }
-            if let Some(p) = &self.session.personal {
+            if let Some((p, _)) = self.trial.personal() {
                 p.forget(*id, round);
             }
         }
@@ -91,7 +91,7 @@ impl<'a> Crew<'a> {
     /// What `client` keeps between rounds.
     pub(crate) fn state(&self, client: ClientId) -> ClientState {
         let optimizer = self.clients.get(&client).and_then(Hand::trains).and_then(Client::state);
-        let personal = self.session.personal.as_ref().and_then(|p| p.state(client));
+        let personal = self.trial.personal().and_then(|(p, _)| p.state(client));
         ClientState { optimizer, personal }
     }
 }
@@ -118,10 +118,9 @@ impl LocalWork for Shift<'_> {
         let id = self.client.id();
         self.crew.progress.client_started(id.0);
         let begun = Instant::now();
-        let session = self.crew.session;
-        let local = match &session.personal {
+        let local = match self.crew.trial.personal() {
             None => (&mut &*self.client).run(start, round),
-            Some(p) => p.run(id, &mut &*self.client, start, &session.theta, round),
+            Some((p, theta)) => p.run(id, &mut &*self.client, start, theta, round),
         };
         let took = Took { seconds: begun.elapsed().as_secs_f64() };
         lock(&self.crew.took).insert(id, took);

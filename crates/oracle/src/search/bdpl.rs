@@ -9,7 +9,7 @@ use antiphon_core::{ConfigError, Entry, Purpose, Schema, SchemaError, Stream, re
 use serde::{Deserialize, Serialize};
 
 use super::vocabulary::{Vocabulary, candidates, delta};
-use super::{Ground, Method, Place, PromptOf, Search, SearchError, complete, expect};
+use super::{Gauge, Ground, Method, Place, PromptOf, Search, SearchError, complete, expect};
 use crate::access::{Access, Need};
 use crate::discrete::{Rows, bdpl};
 use crate::task::{Loss, Question};
@@ -146,6 +146,10 @@ impl Search for Prepared {
 
     fn prompt(&self, theta: &[f32]) -> Result<PromptOf, SearchError> {
         self.words.best(theta)
+    }
+
+    fn gauge(&self, theta: &[f32]) -> Gauge {
+        self.words.gauge(theta)
     }
 
     fn random(&self, stream: &mut Stream) -> Vec<f32> {

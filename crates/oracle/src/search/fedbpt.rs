@@ -9,7 +9,7 @@ use antiphon_algo::{Plan, ServerStep};
 use antiphon_core::{ConfigError, Entry, Noise, Purpose, Schema, SchemaError, Stream, registry};
 use serde::{Deserialize, Serialize};
 
-use super::{Ground, Method, Place, PromptOf, Search, SearchError, complete, expect};
+use super::{Gauge, Ground, Method, Place, PromptOf, Search, SearchError, complete, expect};
 use crate::access::{Access, Need};
 use crate::cma::{Cma, Constants, Covariance};
 use crate::fedbpt::{self as core, Job, Places, Ranked, Steps};
@@ -181,6 +181,10 @@ impl Search for Prepared {
         let (expected, found) = (self.places.len(), theta.len());
         let (mean, _) = self.places.read(theta).ok_or(SearchError::State { expected, found })?;
         Ok(PromptOf::Soft(self.projection.prompt(&mean)?))
+    }
+
+    fn gauge(&self, theta: &[f32]) -> Gauge {
+        Gauge { sigma: self.places.read(theta).map(|(_, sigma)| sigma), ..Gauge::default() }
     }
 
     fn random(&self, stream: &mut Stream) -> Vec<f32> {

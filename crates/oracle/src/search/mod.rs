@@ -90,6 +90,9 @@ pub trait Search: Send + Sync {
     /// The prompt that a state stands for.
     fn prompt(&self, state: &[f32]) -> Result<PromptOf, SearchError>;
 
+    /// Where the search stands in `state`.
+    fn gauge(&self, state: &[f32]) -> Gauge;
+
     /// A state drawn as the search begins, for random search: whatever the method would have tried first.
     fn random(&self, stream: &mut Stream) -> Vec<f32>;
 
@@ -98,6 +101,15 @@ pub trait Search: Send + Sync {
 
     /// At most so many examples does a client that holds `examples` have evaluated in a round.
     fn queries(&self, examples: u64) -> u64;
+}
+
+/// How far a search has gone, of what its method has.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Gauge {
+    /// Mean entropy of a position of the prompt over that of the uniform distribution, in `[0, 1]`.
+    pub entropy: Option<f64>,
+    /// Step size of an evolution strategy.
+    pub sigma: Option<f64>,
 }
 
 /// A client in a round.

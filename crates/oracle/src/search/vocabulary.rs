@@ -2,7 +2,7 @@
 
 use antiphon_core::{Schema, SchemaError};
 
-use super::{Ground, PromptOf, SearchError, state};
+use super::{Gauge, Ground, PromptOf, SearchError, state};
 use crate::discrete::Rows;
 
 /// The candidates of a ground, without repetitions.
@@ -32,6 +32,11 @@ impl Vocabulary {
     pub(super) fn rows(&self, theta: &[f32]) -> Result<Rows, SearchError> {
         state(theta.len(), self.start.values().len())?;
         Ok(Rows::from_wire(self.start.positions(), self.start.candidates(), theta)?)
+    }
+
+    /// How undecided the prompt is.
+    pub(super) fn gauge(&self, theta: &[f32]) -> Gauge {
+        Gauge { entropy: self.rows(theta).ok().map(|r| r.entropy()), ..Gauge::default() }
     }
 
     /// The prompt that has candidate `prompt[i]` at position `i`.

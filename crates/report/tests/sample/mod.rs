@@ -201,6 +201,8 @@ pub fn run(sick: Sick, clients: u64, rounds: u32, seed: u64) -> Sample {
             wall_seconds: Some(0.9 + 0.1 * noise(seed, r, 0, "wall").abs()),
             eval_seconds: (r % 2 == 1 || r + 1 == rounds).then_some(0.35),
             tokens_per_second: Some(20_300.0 + 500.0 * noise(seed, r, 0, "tokens")),
+            spent: None,
+            gauge: None,
             cohort,
         });
     }
