@@ -1,8 +1,13 @@
-//! Frozen tensors: where they lie, and widening stored elements to binary32, which is exact for every stored type.
+//! Frozen tensors: where they lie, and widening stored elements to binary32, which is exact for every type of a checkpoint.
+
+mod quantised;
 
 use std::sync::Arc;
 
 use half::f16;
+
+use quantised::BLOCK;
+pub use quantised::{Code, Quantised};
 
 use crate::backend::BackendError;
 use crate::map::Mapped;
@@ -45,6 +50,8 @@ pub enum FrozenData {
     },
     /// Values made in memory.
     Owned(Arc<[f32]>),
+    /// Codes and scales in memory.
+    Quantised(Arc<Quantised>),
 }
 
 impl FrozenData {
@@ -55,6 +62,17 @@ impl FrozenData {
         match self {
             Self::Mapped { len, .. } => *len,
             Self::Owned(values) => values.len(),
+            Self::Quantised(q) => q.len(),
+        }
+    }
+
+    /// Bytes that it takes, on a disk or in memory.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Mapped { dtype, len, .. } => dtype.size() * len,
+            Self::Owned(values) => 4 * values.len(),
+            Self::Quantised(q) => q.bytes(),
         }
     }
 
@@ -79,7 +97,7 @@ impl FrozenData {
                 let (head, body, tail) = unsafe { bytes.align_to::<f32>() };
                 (head.is_empty() && tail.is_empty()).then_some(body)
             }
-            Self::Mapped { .. } => None,
+            Self::Mapped { .. } | Self::Quantised(_) => None,
         }
     }
 
@@ -89,7 +107,12 @@ impl FrozenData {
             out.copy_from_slice(values);
             return;
         }
-        let Self::Mapped { dtype, .. } = self else { return };
+        let dtype = match self {
+            Self::Mapped { dtype, .. } => dtype,
+            Self::Quantised(q) => return q.widen(at, out),
+            // as it lies in memory, above
+            Self::Owned(_) => return,
+        };
         let bytes = self.stored(at, out.len());
         match dtype {
             DType::F32 => {
@@ -115,15 +138,16 @@ impl FrozenData {
     pub fn first_non_finite(&self) -> Option<usize> {
         // blocks first: the search for the place is rare, the pass over a checkpoint is not
         fn first<T: Copy>(elements: &[T], bad: impl Fn(T) -> bool) -> Option<usize> {
-            const BLOCK: usize = 4096;
+            const AT_ONCE: usize = 4096;
             let any = |block: &[T]| block.iter().fold(false, |any, x| any | bad(*x));
-            let block = elements.chunks(BLOCK).position(any)?;
-            let inside = elements[block * BLOCK..].iter().position(|x| bad(*x))?;
-            Some(block * BLOCK + inside)
+            let block = elements.chunks(AT_ONCE).position(any)?;
+            let inside = elements[block * AT_ONCE..].iter().position(|x| bad(*x))?;
+            Some(block * AT_ONCE + inside)
         }
         let half = |mask: u16| move |b: [u8; 2]| u16::from_le_bytes(b) & mask == mask;
         match self {
             Self::Owned(values) => first(values, |x| !x.is_finite()),
+            Self::Quantised(q) => first(q.scales(), |x| !x.is_finite()).map(|b| b * BLOCK),
             Self::Mapped { dtype, len, .. } => {
                 let bytes = self.stored(0, *len);
                 match dtype {
@@ -135,14 +159,14 @@ impl FrozenData {
         }
     }
 
-    /// Stored bytes of elements `at .. at + len`; empty for values made in memory.
+    /// Stored bytes of elements `at .. at + len` of a file; empty for what is in memory.
     fn stored(&self, at: usize, len: usize) -> &[u8] {
         match self {
             Self::Mapped { file, at: first, dtype, len: total } => {
                 assert!(at + len <= *total, "elements {at}..{} of a frozen tensor of {total}", at + len);
                 &file.bytes()[first + at * dtype.size()..][..len * dtype.size()]
             }
-            Self::Owned(_) => &[],
+            Self::Owned(_) | Self::Quantised(_) => &[],
         }
     }
 }

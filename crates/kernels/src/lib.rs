@@ -23,6 +23,7 @@ pub use backend::{
     Linear, Loss, Mat, Noise, Segment, Sgd, Src,
 };
 pub use cpu::Cpu;
+pub use frozen::{Code, Quantised};
 pub use map::Mapped;
 pub use pool::Pool;
 pub use reference::Reference;

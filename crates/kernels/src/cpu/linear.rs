@@ -1,34 +1,40 @@
 //! Linear maps and their low-rank overlays as matrix products.
 //!
 //! A frozen weight is read where it lies, in its stored element type, and widened panel by panel while the product
-//! packs it; see [`crate::gemm`].
+//! packs it; see [`crate::gemm`]. A quantised one is widened whole, into scratch.
 
-use super::{Cpu, vector};
+use super::{Cpu, buf, vector};
 use crate::backend::{DType, FrozenData, Layout, Linear, Mat};
 use crate::check;
 use crate::gemm::{Elems, Operand, gemm, gemm_bias, gemm_noisy};
 use crate::pool::Pool;
 
-/// A weight as a `d_out × d_in` operand.
-pub(super) fn weight<'a>(map: Linear<'a, Cpu>) -> Operand<'a> {
-    let data = match map.w {
-        Mat::Live(values) | Mat::Noisy(values, _) => Elems::F32(values.get()),
-        Mat::Frozen(FrozenData::Owned(values)) => Elems::F32(values),
-        Mat::Frozen(FrozenData::Mapped { file, at, dtype, len }) => {
-            let bytes = &file.bytes()[*at..][..len * dtype.size()];
-            match dtype {
-                DType::F32 => Elems::F32Bytes(bytes),
-                DType::Bf16 => Elems::Bf16(bytes),
-                DType::F16 => Elems::F16(bytes),
-            }
-        }
-    };
-    check::same("linear weight", data.len(), map.d_in * map.d_out);
+/// Calls `f` with a weight as a `d_out × d_in` operand.
+pub(super) fn weight<R>(map: Linear<'_, Cpu>, f: impl FnOnce(Operand<'_>) -> R) -> R {
     let (rs, cs) = match map.layout {
         Layout::OutIn => (map.d_in, 1),
         Layout::InOut => (1, map.d_out),
     };
-    Operand { data, rs, cs }
+    let read = |data: Elems<'_>| {
+        check::same("linear weight", data.len(), map.d_in * map.d_out);
+        f(Operand { data, rs, cs })
+    };
+    match map.w {
+        Mat::Live(values) | Mat::Noisy(values, _) => read(Elems::F32(values.get())),
+        Mat::Frozen(FrozenData::Owned(values)) => read(Elems::F32(values)),
+        Mat::Frozen(FrozenData::Quantised(q)) => buf::scratch(q.len(), |wide| {
+            q.widen(0, wide);
+            read(Elems::F32(wide))
+        }),
+        Mat::Frozen(FrozenData::Mapped { file, at, dtype, len }) => {
+            let bytes = &file.bytes()[*at..][..len * dtype.size()];
+            read(match dtype {
+                DType::F32 => Elems::F32Bytes(bytes),
+                DType::Bf16 => Elems::Bf16(bytes),
+                DType::F16 => Elems::F16(bytes),
+            })
+        }
+    }
 }
 
 /// `y (+)= x W^T + b`.
@@ -36,7 +42,19 @@ pub(super) fn linear(pool: &Pool, x: &[f32], map: Linear<'_, Cpu>, y: &mut [f32]
     let (k, o) = (map.d_in, map.d_out);
     let n = check::rows("linear x", x.len(), k);
     check::same("linear y", y.len(), n * o);
-    let (x, w) = (Operand::rows(x, k), weight(map).t());
+    weight(map, |w| times(pool, Operand::rows(x, k), map, w.t(), (n, k, o), y, add));
+}
+
+/// `y (+)= x w + b`, with `x: n × k` and `w: k × o`.
+fn times(
+    pool: &Pool,
+    x: Operand<'_>,
+    map: Linear<'_, Cpu>,
+    w: Operand<'_>,
+    (n, k, o): (usize, usize, usize),
+    y: &mut [f32],
+    add: bool,
+) {
     if let Mat::Noisy(_, noise) = map.w {
         let w = (w, noise);
         return match map.bias {
@@ -77,7 +95,7 @@ pub(super) fn linear_dx(pool: &Pool, dy: &[f32], map: Linear<'_, Cpu>, dx: &mut 
     assert!(!matches!(map.w, Mat::Noisy(..)), "a gradient through a perturbed weight");
     let n = check::rows("linear dy", dy.len(), o);
     check::same("linear dx", dx.len(), n * k);
-    gemm(pool, n, k, o, 1.0, Operand::rows(dy, o), weight(map), add, dx, k);
+    weight(map, |w| gemm(pool, n, k, o, 1.0, Operand::rows(dy, o), w, add, dx, k));
 }
 
 /// `dW += dy^T x`.
