@@ -316,6 +316,37 @@ pub struct BenchStep {
     /// Share of each row, at its end, that carries labels.
     #[arg(long, default_value_t = 1.0)]
     pub labelled: f64,
+    /// Take the step on an emulator: blocks trained at the bottom and at the top, and the share of the others that is
+    /// dropped, such as `2,2,0.5`.
+    #[arg(long, value_name = "BOTTOM,TOP,RATE")]
+    pub emulator: Option<BenchEmulator>,
+    /// How the emulator's frozen blocks are stored [default: as in the checkpoint].
+    #[arg(long, value_name = "int8|nf4", requires = "emulator")]
+    pub dtype: Option<antiphon_model::EmulatorDtype>,
+}
+
+/// The emulator of a benchmark.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BenchEmulator {
+    /// First blocks, trained.
+    pub bottom: usize,
+    /// Last blocks, trained.
+    pub top: usize,
+    /// Share of the others that is dropped.
+    pub drop_rate: f64,
+}
+
+impl std::str::FromStr for BenchEmulator {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Vec<&str> = text.split(',').collect();
+        let wrong = || format!("`{text}` is not BOTTOM,TOP,RATE, such as 2,2,0.5");
+        let [bottom, top, rate] = parts[..] else { return Err(wrong()) };
+        let count = |n: &str| n.trim().parse().map_err(|_| wrong());
+        let drop_rate = rate.trim().parse().map_err(|_| wrong())?;
+        Ok(Self { bottom: count(bottom)?, top: count(top)?, drop_rate })
+    }
 }
 
 /// Arguments of `antiphon bench round`.

@@ -78,6 +78,7 @@ pub enum WeightsError {
 #[derive(Debug)]
 pub struct Weights<B: Backend> {
     spec: Spec,
+    bytes: usize,
     infos: Vec<TensorInfo>,
     tensors: Vec<B::Frozen>,
     index: BTreeMap<Role, usize>,
@@ -99,6 +100,7 @@ impl<B: Backend> Weights<B> {
             .filter(|t| !matches!(t.role, Role::ClassHead(_)))
             .collect();
         let mut tensors = Vec::with_capacity(infos.len());
+        let mut bytes = 0;
         for info in &infos {
             let name = || info.name.clone();
             let (data, found) = source
@@ -113,18 +115,25 @@ impl<B: Backend> Weights<B> {
             if let Some(index) = data.first_non_finite() {
                 return Err(WeightsError::NotFinite { name: name(), index });
             }
+            bytes += data.bytes();
             let frozen =
                 backend.freeze(data).map_err(|source| WeightsError::Device { name: name(), source })?;
             tensors.push(frozen);
         }
         let index = infos.iter().enumerate().map(|(i, t)| (t.role, i)).collect();
-        Ok(Arc::new(Self { spec: spec.clone(), infos, tensors, index }))
+        Ok(Arc::new(Self { spec: spec.clone(), bytes, infos, tensors, index }))
     }
 
     /// The model they belong to.
     #[must_use]
     pub fn spec(&self) -> &Spec {
         &self.spec
+    }
+
+    /// Bytes of all of them as they are stored.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Names, shapes and roles, in `state_dict` order.

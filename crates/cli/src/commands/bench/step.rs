@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use antiphon_kernels::{AdamW, Backend, Coef, Cpu, Dst, Law, Src, gemm};
-use antiphon_model::{Batch, Checkpoint, Mode, Net, Perturbation, Shape, Task, Weights, Wiring};
+use antiphon_model::{
+    Batch, Checkpoint, Emulator, EmulatorSettings, Mode, Net, Perturbation, QuantisedSource, Shape, Spec,
+    Task, TensorSource, Weights, Wiring,
+};
 use antiphon_tune::method::{self, Start};
 use serde::{Deserialize, Serialize};
 
-use crate::args::{BenchStep, StepMethod};
+use crate::args::{BenchEmulator, BenchStep, StepMethod};
 use crate::error::{Fail, Failure, Kind};
 use crate::machine;
 
@@ -39,8 +42,14 @@ pub(super) struct Report {
     rss_mb: f64,
     first_loss: f64,
     last_loss: f64,
+    /// Frozen weights.
+    weights_mb: f64,
+    /// The trainable vector, its gradient and its optimiser's state.
+    trainable_mb: f64,
     /// Activations planned for the step.
     planned_mb: f64,
+    /// Layers of the model that the step was taken on.
+    layers: usize,
     /// Multiply-adds of the matrix products, twice.
     gflop: f64,
     /// `gflop / step_s` over the peak of the matrix product measured in this process.
@@ -58,10 +67,21 @@ pub(super) fn run(a: &BenchStep) -> Result<Report, Failure> {
     }
     let backend = Cpu::threads(a.threads);
     let checkpoint = Checkpoint::open(&a.model).fail(Kind::Model)?;
-    let spec = checkpoint.spec().clone();
     let task = Task::CausalLm;
-    let weights = Weights::load(&backend, &spec, task, &checkpoint).fail(Kind::Model)?;
-    let (wiring, theta) = trainable(a, &checkpoint, task)?;
+    let emulator = emulator(a, checkpoint.spec())?;
+    let adapter = emulator.as_ref().map(Emulator::adapter);
+    let spec = match &emulator {
+        None => checkpoint.spec().clone(),
+        Some(e) => e.spec(checkpoint.spec()).map_err(|layer| {
+            Failure::new(Kind::Internal, format_args!("the emulator keeps layer {layer} of the base"))
+        })?,
+    };
+    let quantised =
+        a.dtype.map(|d| QuantisedSource::new(&checkpoint, d.code(), &spec, adapter.unwrap_or_default()));
+    let source = quantised.as_ref().map_or(&checkpoint as &dyn TensorSource, |q| q);
+    let weights = Weights::load(&backend, &spec, task, source).fail(Kind::Model)?;
+    let held_mb = weights.bytes() as f64 / (1 << 20) as f64;
+    let (wiring, theta) = trainable(a, &checkpoint, &spec, adapter, task)?;
     let wiring = Arc::new(wiring);
     let d = wiring.schema.dim();
     let net = Net::new(&backend, weights, task, Arc::clone(&wiring), a.seq).fail(Kind::Model)?;
@@ -142,7 +162,10 @@ pub(super) fn run(a: &BenchStep) -> Result<Report, Failure> {
         rss_mb,
         first_loss: losses[0],
         last_loss: losses[losses.len() - 1],
+        weights_mb: held_mb,
+        trainable_mb: 4.0 * (d + 3 * trained) as f64 / (1 << 20) as f64,
         planned_mb: ws.bytes() as f64 / (1 << 20) as f64,
+        layers: spec.layers,
         gflop: flop / 1e9,
         peak_fraction: flop / wall[mid] / peak,
         peak_gflops: peak / 1e9,
@@ -150,11 +173,21 @@ pub(super) fn run(a: &BenchStep) -> Result<Report, Failure> {
     })
 }
 
-/// The wiring and first values of what the step trains.
+/// The division that the arguments ask for.
+fn emulator(a: &BenchStep, whole: &Spec) -> Result<Option<Emulator>, Failure> {
+    let Some(BenchEmulator { bottom, top, drop_rate }) = a.emulator else { return Ok(None) };
+    let rule = toml::Table::from_iter([("id".to_owned(), "offsite_tuning".into())]);
+    let settings = EmulatorSettings { adapter_bottom: bottom, adapter_top: top, drop_rate, rule };
+    Emulator::new(whole.layers, &settings).map(Some).fail_at(Kind::Usage, "--emulator")
+}
+
+/// The wiring and first values of what the step trains, on the blocks `adapter` alone if there are any.
 /// Where they are the checkpoint's own and nothing else is kept of them, they are left to [`copy_weights`].
 fn trainable(
     a: &BenchStep,
     checkpoint: &Checkpoint,
+    spec: &Spec,
+    adapter: Option<&[usize]>,
     task: Task,
 ) -> Result<(Wiring, Option<Vec<f32>>), Failure> {
     let text = match a.method {
@@ -166,9 +199,12 @@ fn trainable(
         ),
         StepMethod::Full | StepMethod::Own | StepMethod::Mezo => "id = 'full'".to_owned(),
     };
-    let table: toml::Table = text.parse().fail(Kind::Internal)?;
+    let mut table: toml::Table = text.parse().fail(Kind::Internal)?;
+    if let Some(adapter) = adapter {
+        let layers = adapter.iter().map(|&l| toml::Value::from(l as i64)).collect();
+        table.insert("layers_to_transform".to_owned(), toml::Value::Array(layers));
+    }
     let method = method::build(&table).fail(Kind::Usage)?;
-    let spec = checkpoint.spec();
     let wiring = method.wire(spec, task).fail(Kind::Model)?;
     if matches!(a.method, StepMethod::Own | StepMethod::Mezo) {
         return Ok((wiring, None));
