@@ -3,6 +3,7 @@
 //! Two parties with the same seed and the same schema have the same direction, on any machine and any number of threads,
 //! whatever order the tensors are visited in. See [`antiphon_kernels::Noise`] for what lies below.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use antiphon_core::{Purpose, Schema, Stream};
@@ -42,6 +43,11 @@ impl Perturbation {
         for &(start, end, key) in self.tensors.iter() {
             backend.add_noise(self.noise(key), Dst::new(theta, start, end - start));
         }
+    }
+
+    /// Every tensor's range in the vector, with what it is perturbed by.
+    pub fn tensors(&self) -> impl Iterator<Item = (Range<usize>, Noise)> + '_ {
+        self.tensors.iter().map(|&(start, end, key)| (start..end, self.noise(key)))
     }
 
     /// What the tensor that begins at `start` is perturbed by; `None` where no tensor begins.

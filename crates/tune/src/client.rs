@@ -13,8 +13,10 @@ use antiphon_kernels::Backend;
 
 use crate::error::TuneError;
 use crate::optim::OptimizerState;
+use crate::scalars::Notebook;
 use crate::schedule::Position;
 use crate::settings::{Duration, StatePolicy};
+use crate::step::Seeds;
 use crate::tuning::Tuning;
 use crate::worker::{StepReport, Worker};
 
@@ -114,6 +116,7 @@ impl<B: Backend> Client<B> {
         start: &[f32],
         round: Round,
         sums: &mut Sums,
+        mut notebook: Option<&mut dyn Notebook>,
     ) -> Result<u64, TuneError> {
         let tuning = &*self.tuning;
         let recipe = tuning.recipe();
@@ -124,6 +127,7 @@ impl<B: Backend> Client<B> {
         let key = Stream::keyed(recipe.seed, Purpose::Dropout, Some(round), Some(self.id), "").key();
         let directions = Stream::keyed(recipe.seed, Purpose::Perturbation, Some(round), Some(self.id), "");
         worker.walk.start(recipe.seed, round, self.id, n);
+        let mut drawn = Vec::new();
         for step in 0..steps {
             if tuning.stopped() {
                 return Err(TuneError::Interrupted);
@@ -138,7 +142,17 @@ impl<B: Backend> Client<B> {
             let at = Position { round: round.0, rounds: recipe.rounds, step, steps };
             let lr = (recipe.train.learning_rate * recipe.train.schedule.factor(at)) as f32;
             number += 1;
-            let report = worker.step(tuning, &self.sequences, (step, number), lr, (key, &directions))?;
+            let seeds = match &mut notebook {
+                Some(notebook) => {
+                    notebook.draw(step, &mut drawn);
+                    Seeds::Given(&drawn)
+                }
+                None => Seeds::Drawn(directions.substream(u64::from(step))),
+            };
+            let report = worker.step(tuning, &self.sequences, (step, number), lr, (key, seeds))?;
+            if let Some(notebook) = &mut notebook {
+                notebook.note(step, &worker.slopes);
+            }
             sums.add(&report);
             tuning.watch(self.id, round, &report);
         }
@@ -146,12 +160,18 @@ impl<B: Backend> Client<B> {
     }
 }
 
-impl<B: Backend> LocalWork for &Client<B> {
-    fn run(&mut self, start: &[f32], round: Round) -> Result<Local, WorkError> {
+impl<B: Backend> Client<B> {
+    /// A round of local work. A `notebook` chooses the directions of each step and is told their slopes.
+    pub(crate) fn work(
+        &self,
+        start: &[f32],
+        round: Round,
+        notebook: Option<&mut dyn Notebook>,
+    ) -> Result<Local, WorkError> {
         let keep = self.tuning.recipe().train.optimizer_state == StatePolicy::Keep;
         let mut sums = Sums::default();
         let (mut delta, state) = self.tuning.with_worker(|worker| {
-            let number = self.train(worker, start, round, &mut sums)?;
+            let number = self.train(worker, start, round, &mut sums, notebook)?;
             let state = keep.then(|| worker.vectors.state(self.tuning.backend(), number)).transpose()?;
             Ok((worker.theta(&self.tuning)?, state))
         })?;
@@ -166,6 +186,12 @@ impl<B: Backend> LocalWork for &Client<B> {
             self.keep(round, state);
         }
         Ok(Local { delta, weight: self.weight, metrics: sums.metrics() })
+    }
+}
+
+impl<B: Backend> LocalWork for &Client<B> {
+    fn run(&mut self, start: &[f32], round: Round) -> Result<Local, WorkError> {
+        self.work(start, round, None)
     }
 }
 
@@ -195,8 +221,11 @@ impl Sums {
         self.correct += r.correct;
         self.rows += r.rows;
         self.grad_norm += r.grad_norm;
-        let first = self.first_last.map_or(r.loss, |(first, _)| first);
-        self.first_last = Some((first, r.loss));
+        // a step whose every direction was skipped saw no loss
+        if r.units > 0 {
+            let first = self.first_last.map_or(r.loss, |(first, _)| first);
+            self.first_last = Some((first, r.loss));
+        }
     }
 
     /// `train_loss` is the mean over the round's units, nats per labelled token or per sequence; a round without steps

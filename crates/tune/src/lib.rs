@@ -15,6 +15,7 @@ pub mod method;
 pub mod objective;
 pub mod optim;
 mod order;
+pub mod scalars;
 pub mod schedule;
 pub mod settings;
 mod step;

@@ -12,8 +12,27 @@ use crate::optim::{Vectors, clip_global_norm};
 use crate::tuning::Tuning;
 use crate::worker::{Worker, fill};
 
+/// Where the seeds of a step's directions come from.
+#[derive(Clone, Debug)]
+pub(crate) enum Seeds<'a> {
+    /// Drawn: direction `i` has word pair `i`.
+    Drawn(Stream),
+    /// One for each direction.
+    Given(&'a [u64]),
+}
+
+impl Seeds<'_> {
+    fn of(&self, direction: u32) -> u64 {
+        match self {
+            Self::Drawn(stream) => stream.word_pair(u64::from(direction)),
+            // as many are given as the estimator has directions
+            Self::Given(seeds) => seeds.get(direction as usize).copied().unwrap_or(0),
+        }
+    }
+}
+
 /// Which step it is.
-pub(crate) struct At {
+pub(crate) struct At<'a> {
     /// Zero-based local step.
     pub(crate) step: u32,
     /// One-based step of the optimiser's life.
@@ -21,8 +40,8 @@ pub(crate) struct At {
     pub(crate) learning_rate: f32,
     /// Of the masks of dropout.
     pub(crate) key: [u32; 2],
-    /// Seeds of this step's directions.
-    pub(crate) directions: Stream,
+    /// Of this step's directions.
+    pub(crate) seeds: Seeds<'a>,
 }
 
 /// The step at hand on a worker.
@@ -30,7 +49,7 @@ pub(crate) struct OnWorker<'a, B: Backend> {
     pub(crate) worker: &'a mut Worker<B>,
     pub(crate) tuning: &'a Tuning<B>,
     pub(crate) examples: &'a [Sequence],
-    pub(crate) at: At,
+    pub(crate) at: At<'a>,
     /// Units of loss of all its examples.
     pub(crate) units: usize,
     /// Rows computed so far.
@@ -79,7 +98,7 @@ impl<B: Backend> Step for OnWorker<'_, B> {
     }
 
     fn seed(&self, direction: u32) -> u64 {
-        self.at.directions.word_pair(u64::from(direction))
+        self.at.seeds.of(direction)
     }
 
     fn slopes(&mut self) -> &mut Vec<f64> {

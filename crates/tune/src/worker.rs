@@ -4,7 +4,6 @@
 //! Nothing of one client is left for the next: the trainable vector is uploaded and the optimiser's state set before the
 //! first step. After a worker's first step of the largest shape, a step allocates nothing.
 
-use antiphon_core::Stream;
 use antiphon_data::Sequence;
 use antiphon_kernels::{Backend, Dst, Loss, Src};
 use antiphon_model::{Batch, Mode, Perturbation, Workspace};
@@ -14,7 +13,7 @@ use crate::estimator::{Seen, Taken};
 use crate::objective::Objective;
 use crate::optim::Vectors;
 use crate::order::Walk;
-use crate::step::{At, OnWorker, Pass};
+use crate::step::{At, OnWorker, Pass, Seeds};
 use crate::tuning::Tuning;
 
 /// Buffers of one training thread.
@@ -84,27 +83,26 @@ impl<B: Backend> Worker<B> {
         Ok(out)
     }
 
-    /// One step, number `number` (from 1) of the optimiser's life, over the examples in `picks`. Directions are drawn from
-    /// `directions`, masks of dropout from `key`.
+    /// One step, number `number` (from 1) of the optimiser's life, over the examples in `picks`. Directions are those of
+    /// `seeds`, masks of dropout come from `key`.
     pub(crate) fn step(
         &mut self,
         tuning: &Tuning<B>,
         examples: &[Sequence],
         (step, number): (u32, u64),
         learning_rate: f32,
-        (key, directions): ([u32; 2], &Stream),
+        (key, seeds): ([u32; 2], Seeds<'_>),
     ) -> Result<StepReport, TuneError> {
         let recipe = tuning.recipe();
         let units: usize = self.picks.iter().map(|&i| recipe.objective.units(&examples[i])).sum();
         if units == 0 {
             return Err(TuneError::NoLabels { step });
         }
-        let directions = directions.substream(u64::from(step));
         let mut on = OnWorker {
             worker: self,
             tuning,
             examples,
-            at: At { step, number, learning_rate, key, directions },
+            at: At { step, number, learning_rate, key, seeds },
             units,
             rows: 0,
         };

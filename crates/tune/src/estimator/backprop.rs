@@ -43,6 +43,10 @@ impl Estimator for Settings {
         None
     }
 
+    fn directions(&self) -> u32 {
+        0
+    }
+
     fn step(&self, on: &mut dyn Step) -> Result<Taken, TuneError> {
         let seen = on.backward()?;
         Ok(Taken { seen, grad_norm: on.descend()? })

@@ -42,6 +42,8 @@ pub trait Estimator: fmt::Debug + Send + Sync {
     fn forwards(&self) -> Option<u32>;
     /// How directions are distributed, if it draws any.
     fn law(&self) -> Option<Law>;
+    /// Directions of a step; 0 where it draws none. Their slopes, cut where they were cut, stand in [`Step::slopes`] after it.
+    fn directions(&self) -> u32;
     /// Takes one step.
     fn step(&self, on: &mut dyn Step) -> Result<Taken, TuneError>;
     /// The complete table that builds this estimator, defaults written out.

@@ -52,6 +52,10 @@ struct ZerothOrder {
     /// Largest magnitude of the slope along a direction; larger ones are cut to it. 0: off.
     #[serde(default)]
     max_projected_gradient: f64,
+    /// A direction whose two losses are farther apart than this, or one of which is no number, is skipped: its slope counts
+    /// as 0 (FedKSeed's `grad_clip`). 0: off, and a loss that is no number ends the client's round.
+    #[serde(default)]
+    max_loss_difference: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +87,8 @@ impl ZerothOrder {
         expect(id, "directions", f64::from(p), "1 to 1024", (1..=MOST).contains(&p))?;
         let bound = self.max_projected_gradient;
         expect(id, "max_projected_gradient", bound, "0 (off) or above", bound >= 0.0)?;
+        let apart = self.max_loss_difference;
+        expect(id, "max_loss_difference", apart, "0 (off) or above", apart >= 0.0)?;
         Ok(self)
     }
 
@@ -91,18 +97,44 @@ impl ZerothOrder {
         if bound > 0.0 { slope.clamp(-bound, bound) } else { slope }
     }
 
-    /// The slope along the direction of `seed`, and what was seen on the way.
-    fn slope(&self, on: &mut dyn Step, seed: u64, here: Option<Seen>) -> Result<(f64, Seen), TuneError> {
+    /// A step whose every direction was skipped: no unit of loss was seen.
+    fn nothing(&self, on: &mut dyn Step) -> Taken {
+        on.slopes().clear();
+        on.slopes().resize(self.directions as usize, 0.0);
+        Taken { seen: Seen { mean: 0.0, sums: Loss::default() }, grad_norm: 0.0 }
+    }
+
+    /// A loss; `None` where it is no number and such directions are skipped.
+    fn loss(&self, on: &mut dyn Step, at: Option<Probe>) -> Result<Option<Seen>, TuneError> {
+        match on.loss(at) {
+            Err(TuneError::NotFinite { .. }) if self.max_loss_difference > 0.0 => Ok(None),
+            seen => seen.map(Some),
+        }
+    }
+
+    /// The slope along the direction of `seed`, and what was seen on the way; `None` where the direction is skipped.
+    fn slope(
+        &self,
+        on: &mut dyn Step,
+        seed: u64,
+        here: Option<Seen>,
+    ) -> Result<Option<(f64, Seen)>, TuneError> {
         // what is divided by must be what was added
         let scale = self.epsilon as f32;
         let epsilon = f64::from(scale);
-        let plus = on.loss(Some(Probe { seed, scale }))?;
-        if let Some(here) = here {
-            return Ok(((plus.mean - here.mean) / epsilon, here));
-        }
-        let minus = on.loss(Some(Probe { seed, scale: -scale }))?;
-        let middle = Seen { mean: 0.5 * (plus.mean + minus.mean), ..minus };
-        Ok(((plus.mean - minus.mean) / (2.0 * epsilon), middle))
+        let Some(plus) = self.loss(on, Some(Probe { seed, scale }))? else { return Ok(None) };
+        let (difference, distance, seen) = match here {
+            Some(here) => (plus.mean - here.mean, epsilon, here),
+            None => {
+                let Some(minus) = self.loss(on, Some(Probe { seed, scale: -scale }))? else {
+                    return Ok(None);
+                };
+                let middle = Seen { mean: 0.5 * (plus.mean + minus.mean), ..minus };
+                (plus.mean - minus.mean, 2.0 * epsilon, middle)
+            }
+        };
+        let apart = self.max_loss_difference;
+        Ok((apart == 0.0 || difference.abs() <= apart).then_some((difference / distance, seen)))
     }
 }
 
@@ -145,32 +177,50 @@ impl Estimator for ZerothOrder {
         })
     }
 
+    fn directions(&self) -> u32 {
+        self.directions
+    }
+
     fn step(&self, on: &mut dyn Step) -> Result<Taken, TuneError> {
+        let p = f64::from(self.directions);
+        on.slopes().clear();
         let here = match self.difference {
             Difference::TwoPoint => None,
-            Difference::Forward => Some(on.loss(None)?),
+            Difference::Forward => match self.loss(on, None)? {
+                None => return Ok(self.nothing(on)),
+                here => here,
+            },
         };
-        let p = f64::from(self.directions);
-        let (mut mean, mut squares, mut sums) = (0.0, 0.0, Loss::default());
-        on.slopes().clear();
+        let (mut mean, mut known, mut squares, mut sums) = (0.0, 0.0, 0.0, Loss::default());
         for direction in 0..self.directions {
             let seed = on.seed(direction);
-            let (slope, seen) = self.slope(on, seed, here)?;
-            mean += seen.mean / p;
+            let slope = match self.slope(on, seed, here)? {
+                Some((slope, seen)) => {
+                    mean += seen.mean;
+                    known += 1.0;
+                    sums = seen.sums;
+                    slope
+                }
+                None => 0.0,
+            };
             squares += slope * slope / p;
-            sums = seen.sums;
             on.slopes().push(self.bounded(slope));
+        }
+        if known == 0.0 {
+            return Ok(self.nothing(on));
         }
         let lr = on.learning_rate();
         if let Some(decay) = on.plain_decay().filter(|d| *d > 0.0) {
             on.scale(1.0 - lr * decay);
         }
         for direction in 0..self.directions {
-            let seed = on.seed(direction);
             let slope = on.slopes()[direction as usize];
-            on.shift(Probe { seed, scale: (-f64::from(lr) * slope / p) as f32 });
+            if slope != 0.0 {
+                let seed = on.seed(direction);
+                on.shift(Probe { seed, scale: (-f64::from(lr) * slope / p) as f32 });
+            }
         }
-        Ok(Taken { seen: Seen { mean, sums }, grad_norm: squares.sqrt() })
+        Ok(Taken { seen: Seen { mean: mean / known, sums }, grad_norm: squares.sqrt() })
     }
 
     fn settings(&self) -> Result<toml::Table, toml::ser::Error> {
