@@ -96,6 +96,7 @@ impl Federation {
                 round_deadline_ms: None,
                 join_deadline_ms: None,
                 round_attempts: 1,
+                history: 0,
             },
             roster: self.crew.keys().copied().collect(),
             seed: 1,

@@ -13,7 +13,9 @@ use antiphon_algo::{Checked, ClientCx, Local, LocalWork, Slots, WorkError};
 use antiphon_core::{ClientId, Digest, Round};
 
 use crate::wire::{metric_name, printable};
-use crate::{Code, Deliver, Down, Ending, Link, LinkError, Receipt, Rejection, Up, Vector, WaitFor, Work};
+use crate::{
+    Changed, Code, Deliver, Down, Ending, Link, LinkError, Receipt, Rejection, Up, Vector, WaitFor, Work,
+};
 
 /// What a client should do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,7 +91,18 @@ pub struct Client {
     /// The last round it has done with, and the attempt: work for it, or older, is an old answer. Forgotten when the
     /// coordinator asks it to join anew, because a restarted coordinator may repeat a round.
     done: Option<(Round, u32)>,
+    /// Parameters that it keeps, if it does.
+    held: Option<Held>,
     state: State,
+}
+
+/// Parameters of earlier rounds, so that a client can be told what changed.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    /// What its last accepted update began from: the coordinator knows that it has these.
+    accepted: Option<Vector>,
+    /// What it was sent last.
+    latest: Option<Vector>,
 }
 
 #[derive(Clone, Debug)]
@@ -108,7 +121,14 @@ impl Client {
     /// A client that makes each call up to `attempts >= 1` times.
     #[must_use]
     pub fn new(id: ClientId, plan: Checked, attempts: u32) -> Self {
-        Self { id, plan, attempts: attempts.max(1), tries: 0, done: None, state: State::Fresh }
+        Self { id, plan, attempts: attempts.max(1), tries: 0, done: None, held: None, state: State::Fresh }
+    }
+
+    /// The same, keeping the parameters of up to two rounds so that it can be sent what changed.
+    #[must_use]
+    pub fn remembering(mut self) -> Self {
+        self.held = Some(Held::default());
+        self
     }
 
     /// Who it is.
@@ -169,6 +189,11 @@ impl Client {
             {
                 Ok(self.take(work))
             }
+            (State::Polling, Down::Changed(changed))
+                if self.done.is_none_or(|d| (changed.round, changed.attempt) > d) =>
+            {
+                Ok(self.change(&changed))
+            }
             (
                 State::Delivering { deliver: d },
                 Down::Accepted(Receipt::Update { round, attempt, digest }),
@@ -197,7 +222,13 @@ impl Client {
 
     fn rest(&mut self, why: Rest) -> Step {
         match &self.state {
-            State::Delivering { deliver: d } => self.done = Some((d.round, d.attempt)),
+            State::Delivering { deliver: d } => {
+                self.done = Some((d.round, d.attempt));
+                let began = |v: &Vector| v.digest() == d.base;
+                if let (Some(held), Rest::Accepted { .. }) = (&mut self.held, &why) {
+                    held.accepted = held.latest.clone().filter(began);
+                }
+            }
             State::Reporting { round, attempt, .. } => self.done = Some((*round, *attempt)),
             _ => {}
         }
@@ -228,6 +259,22 @@ impl Client {
         }
     }
 
+    /// Puts the round's parameters together. A client that has not what was changed says so by joining anew, and is sent
+    /// the whole.
+    fn change(&mut self, changed: &Changed) -> Step {
+        let resolve =
+            |h: &Held| [&h.accepted, &h.latest].into_iter().flatten().find_map(|v| changed.resolve(v));
+        match self.held.as_ref().and_then(resolve) {
+            Some(work) => self.take(work),
+            None => {
+                if let Some(held) = &mut self.held {
+                    *held = Held::default();
+                }
+                self.enter(State::Joining)
+            }
+        }
+    }
+
     fn take(&mut self, work: Work) -> Step {
         let refuse = |reason: String| State::Reporting { round: work.round, attempt: work.attempt, reason };
         if work.plan != self.plan.digest() {
@@ -242,6 +289,9 @@ impl Client {
         }
         self.state = State::Training { round: work.round, attempt: work.attempt, base: work.theta.digest() };
         self.tries = 0;
+        if let Some(held) = &mut self.held {
+            held.latest = Some(work.theta.clone());
+        }
         Step::Train(work)
     }
 

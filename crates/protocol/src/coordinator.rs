@@ -16,15 +16,15 @@
 //! Deliberately missing: asynchronous and overlapping rounds, over-selection, and keeping the answers of a
 //! failed attempt for the next one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use antiphon_algo::Tally;
 use antiphon_core::{ClientId, Millis, Purpose, Round, Stream};
 
 use crate::{
-    ClientStatus, Closing, Contribution, Delivered, Down, Effect, Ending, Event, Inbound, PolicyError,
-    Receipt, Record, Refusal, Setup, Vector, WaitFor, What, Work,
+    Changed, ClientStatus, Closing, Contribution, Delivered, Down, Effect, Ending, Event, Inbound, Patch,
+    PolicyError, Receipt, Record, Refusal, Setup, Vector, WaitFor, What, Work,
 };
 
 /// The round machine.
@@ -33,6 +33,8 @@ pub struct Coordinator {
     setup: Setup,
     clients: BTreeMap<ClientId, ClientStatus>,
     theta: Vector,
+    /// The parameters of past rounds, oldest first.
+    history: VecDeque<Vector>,
     phase: Phase,
 }
 
@@ -88,7 +90,8 @@ impl Coordinator {
             }
         }
         let until = setup.policy.join_deadline_ms.map(|ms| Millis(now.0.saturating_add(ms)));
-        Ok(Self { setup, clients, theta, phase: Phase::Gathering { first, until } })
+        let history = VecDeque::new();
+        Ok(Self { setup, clients, theta, history, phase: Phase::Gathering { first, until } })
     }
 
     /// The parameters that the current round began from, `[d]` reals.
@@ -213,11 +216,13 @@ impl Coordinator {
     }
 
     fn join(&mut self, now: Millis, from: ClientId, out: &mut Vec<Effect>) -> Down {
-        if let Some(status) = self.clients.get_mut(&from)
-            && !status.joined
-        {
-            status.joined = true;
-            out.push(log(now, What::Joined { client: from }));
+        if let Some(status) = self.clients.get_mut(&from) {
+            // it may have lost everything
+            status.holds = None;
+            if !status.joined {
+                status.joined = true;
+                out.push(log(now, What::Joined { client: from }));
+            }
         }
         Down::Accepted(Receipt::Join)
     }
@@ -229,14 +234,7 @@ impl Coordinator {
                 expected: self.clients.len() as u32,
             }),
             Phase::Open(o) => match o.seats.get(&from) {
-                Some(Seat::Pending) => Down::Work(Work {
-                    round: o.round,
-                    attempt: o.attempt,
-                    plan: self.setup.plan.digest(),
-                    schema: self.setup.plan.schema_digest(),
-                    cohort: o.cohort.clone(),
-                    theta: self.theta.clone(),
-                }),
+                Some(Seat::Pending) => self.task(from, o),
                 Some(Seat::Accepted(_) | Seat::Out) => Down::Wait(WaitFor::Others {
                     round: o.round,
                     answered: o.answered() as u32,
@@ -246,6 +244,18 @@ impl Coordinator {
             },
             Phase::Closing { round, .. } => Down::Wait(WaitFor::Aggregation { round: *round }),
             Phase::Over(ending) => Down::Done(*ending),
+        }
+    }
+
+    /// The open round's task: what changed, for a client that has parameters of which that is shorter to tell.
+    fn task(&self, from: ClientId, o: &Open) -> Down {
+        let (round, attempt, cohort) = (o.round, o.attempt, o.cohort.clone());
+        let (plan, schema) = (self.setup.plan.digest(), self.setup.plan.schema_digest());
+        let holds = self.clients.get(&from).and_then(|c| c.holds).filter(|_| self.setup.policy.history > 0);
+        let known = |h| self.history.iter().chain([&self.theta]).find(|v| v.digest() == h);
+        match holds.and_then(known).and_then(|old| Patch::between(old, &self.theta)) {
+            Some(theta) => Down::Changed(Changed { round, attempt, plan, schema, cohort, theta }),
+            None => Down::Work(Work { round, attempt, plan, schema, cohort, theta: self.theta.clone() }),
         }
     }
 
@@ -314,6 +324,7 @@ impl Coordinator {
         if let Some(status) = self.clients.get_mut(&from) {
             status.accepted += 1;
             status.last_accepted = Some(key);
+            status.holds = Some(base);
         }
         let what = What::Accepted {
             round: d.round,
@@ -356,7 +367,13 @@ impl Coordinator {
 
     fn applied(&mut self, now: Millis, theta: Vector, out: &mut Vec<Effect>) {
         if let Phase::Closing { round, .. } = self.phase {
-            self.theta = theta;
+            let before = std::mem::replace(&mut self.theta, theta);
+            if self.setup.policy.history > 0 {
+                self.history.push_back(before);
+                if self.history.len() > self.setup.policy.history {
+                    self.history.pop_front();
+                }
+            }
             out.push(log(now, What::Closed { round, theta: self.theta.digest() }));
             self.open(now, round.next(), 0, out);
         }

@@ -9,7 +9,8 @@
 //!   12  8  length of the body
 //!   20 32  BLAKE3 of bytes 0..20 and the header
 //! header   protobuf (prost derives; no protoc), canonical
-//! body     the vector, little-endian, its BLAKE3 in the header; empty for most messages
+//! body     the vector, little-endian, its BLAKE3 in the header; empty for most messages. Where the header has an index, the
+//!          words in which the vector differs from one that the receiver has (see [`crate::patch`])
 //! ```
 //!
 //! Every bit is covered by one of the two digests, so damage on the way is always noticed; the digests are no
@@ -229,6 +230,12 @@ pub enum WireError {
         /// Its length.
         found: usize,
     },
+    /// An index of changed words that breaks a rule.
+    #[error("the index of changed words cannot be used: {reason}")]
+    Index {
+        /// Which rule.
+        reason: &'static str,
+    },
     /// A cohort that is empty or not in ascending order.
     #[error("the cohort is not a list of clients in ascending order")]
     Cohort,
@@ -281,8 +288,20 @@ impl Prelude {
     }
 }
 
-pub(crate) fn seal(header: &impl Message, made: Option<Vector>) -> Frame {
-    let body = made.as_ref().map_or_else(Bytes::new, |v| v.bytes().clone());
+/// What follows a header.
+pub(crate) enum Body {
+    /// A vector, whole.
+    Whole(Vector),
+    /// Words of one.
+    Words(Bytes),
+}
+
+pub(crate) fn seal(header: &impl Message, body: Option<Body>) -> Frame {
+    let (body, made) = match body {
+        None => (Bytes::new(), None),
+        Some(Body::Whole(v)) => (v.bytes().clone(), Some(v)),
+        Some(Body::Words(words)) => (words, None),
+    };
     let len = header.encoded_len();
     let mut head = Vec::with_capacity(PRELUDE + len);
     head.extend_from_slice(&MAGIC);

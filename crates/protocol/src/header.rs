@@ -50,6 +50,9 @@ pub(crate) struct Deliver {
     pub(crate) weight: Option<f64>,
     #[prost(message, repeated, tag = "8")]
     pub(crate) metrics: Vec<Metric>,
+    /// The body is the words that are not zero.
+    #[prost(bytes = "bytes", optional, tag = "9")]
+    pub(crate) index: Option<prost::bytes::Bytes>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -104,6 +107,11 @@ pub(crate) struct Work {
     pub(crate) theta: prost::bytes::Bytes,
     #[prost(fixed64, repeated, tag = "6")]
     pub(crate) cohort: Vec<u64>,
+    /// The body is the words in which `theta` differs from the vector of digest `base`. Both or neither.
+    #[prost(bytes = "bytes", optional, tag = "7")]
+    pub(crate) base: Option<prost::bytes::Bytes>,
+    #[prost(bytes = "bytes", optional, tag = "8")]
+    pub(crate) index: Option<prost::bytes::Bytes>,
 }
 
 /// `reason`: 1 clients, 2 unselected, 3 others, 4 aggregation.

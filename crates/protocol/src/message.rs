@@ -7,7 +7,7 @@ use std::sync::Arc;
 use antiphon_core::{ClientId, Digest, Round, Weight};
 use serde::{Deserialize, Serialize};
 
-use crate::{Code, Vector};
+use crate::{Code, Patch, Vector};
 
 /// Client to coordinator.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +60,8 @@ pub struct Deliver {
 pub enum Down {
     /// Train from these parameters.
     Work(Work),
+    /// Train from what these changes make of parameters that the client has.
+    Changed(Changed),
     /// Nothing to do yet.
     Wait(WaitFor),
     /// Done: what the receipt names has been recorded, and an update counts once when its round closes.
@@ -108,6 +110,32 @@ pub struct Work {
     pub cohort: Arc<[ClientId]>,
     /// The parameters, `[d]` reals.
     pub theta: Vector,
+}
+
+/// A round's task for a client that has the parameters of an earlier one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Changed {
+    /// Which round.
+    pub round: Round,
+    /// Zero at the first attempt at this round.
+    pub attempt: u32,
+    /// As in [`Work`].
+    pub plan: Digest,
+    /// As in [`Work`].
+    pub schema: Digest,
+    /// Everyone selected, ascending.
+    pub cohort: Arc<[ClientId]>,
+    /// What makes the round's parameters of the earlier ones.
+    pub theta: Patch,
+}
+
+impl Changed {
+    /// The task with its parameters whole, for a client that has `base`. `None` where `base` is not what was changed.
+    #[must_use]
+    pub fn resolve(&self, base: &Vector) -> Option<Work> {
+        let Self { round, attempt, plan, schema, cohort, theta } = self.clone();
+        Some(Work { round, attempt, plan, schema, cohort, theta: theta.apply(base)? })
+    }
 }
 
 /// What a client with nothing to do waits for.

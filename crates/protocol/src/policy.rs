@@ -19,6 +19,10 @@ pub struct Policy {
     pub join_deadline_ms: Option<u64>,
     /// How often one round may be tried before the run gives up, `>= 1`. Each attempt draws a new cohort.
     pub round_attempts: u32,
+    /// For small parameters: those of so many past rounds are kept, so that a client which has them is sent only what changed
+    /// since, and updates travel without their zeros. Beyond them, and after a restart, a client is sent the whole. 0: always
+    /// the whole.
+    pub history: usize,
 }
 
 /// A policy that cannot be run.

@@ -6,6 +6,7 @@
 use antiphon_algo::Checked;
 use antiphon_core::{Digest, Round, Weight};
 
+use crate::patch::index_bytes;
 use crate::wire::{encode_down, encode_up};
 use crate::{Deliver, Down, Receipt, Up, Vector, Work};
 
@@ -108,6 +109,33 @@ pub fn deliver<'a>(plan: &Checked, metrics: impl IntoIterator<Item = &'a str>) -
         }),
         plan.wire_bytes(),
     )
+}
+
+/// A `Deliver` of which at most `sent` coordinates are not zero, at most.
+#[must_use]
+pub fn deliver_sparse<'a>(plan: &Checked, sent: usize, metrics: impl IntoIterator<Item = &'a str>) -> Size {
+    shorter(deliver(plan, metrics), sent, plan.wire_bytes() / 4)
+}
+
+/// A `Work` for a client that has parameters of which at most `changed` coordinates have changed, at most.
+#[must_use]
+pub fn work_changed(plan: &Checked, clients: usize, changed: usize) -> Size {
+    // the digest of what it has
+    let base = Size { payload: 0, overhead: 2 + 32 };
+    let whole = work(plan, clients);
+    let told = shorter(whole, changed, plan.schema().dim());
+    if told.payload < whole.payload { told + base } else { whole }
+}
+
+/// `whole` with `told` of its `dim` coordinates and their index, if that is shorter.
+fn shorter(whole: Size, told: usize, dim: usize) -> Size {
+    let (payload, index) = (4 * told as u64, index_bytes(told, dim) as u64);
+    // tag and length of the index, and a byte more in the length of the message around it
+    let header = 1 + 3 + 2;
+    if payload + index >= whole.payload {
+        return Size { overhead: whole.overhead + header, ..whole };
+    }
+    Size { payload, overhead: whole.overhead + header + index }
 }
 
 /// Bytes of one undisturbed round of `clients`: every client polls, works and delivers once.

@@ -26,4 +26,6 @@ pub struct ClientStatus {
     /// The last update accepted: round, attempt, digest, weight. What makes a repeated delivery recognisable
     /// after its round has closed.
     pub last_accepted: Option<(Round, u32, Digest, Weight)>,
+    /// The parameters that its last accepted update began from: it has them until it joins anew.
+    pub holds: Option<Digest>,
 }

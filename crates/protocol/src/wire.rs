@@ -10,9 +10,13 @@ use antiphon_algo::Local;
 use antiphon_core::{ClientId, Digest, Round, Weight};
 use bytes::Bytes;
 
-use crate::frame::{open, seal};
+use crate::frame::{Body, open, seal};
 use crate::header as h;
-use crate::{Code, Deliver, Down, Ending, Frame, Receipt, Rejection, Up, WaitFor, WireError, Work};
+use crate::patch::{applied, changes, runs};
+use crate::{
+    Changed, Code, Deliver, Down, Ending, Frame, Patch, Receipt, Rejection, Up, Vector, WaitFor, WireError,
+    Work,
+};
 
 /// Longest header of a client's message.
 pub const MAX_UP_HEADER: usize = 16 * 1024;
@@ -40,9 +44,15 @@ fn bytes_of(d: Digest) -> Bytes {
     Bytes::copy_from_slice(&d.0)
 }
 
-/// A client's message as bytes.
+/// A client's message as bytes, an update whole.
 #[must_use]
 pub fn encode_up(m: &Up) -> Frame {
+    encode_up_with(m, false)
+}
+
+/// A client's message as bytes; of an update only what is not zero, where `sparse` and shorter.
+#[must_use]
+pub fn encode_up_with(m: &Up, sparse: bool) -> Frame {
     let mut body = None;
     let header = match m {
         Up::Join { plan, schema } => {
@@ -50,8 +60,20 @@ pub fn encode_up(m: &Up) -> Frame {
         }
         Up::Poll => h::UpBody::Poll(h::Empty {}),
         Up::Deliver(d) => {
-            body = Some(d.update.clone());
+            let dense = d.update.bytes();
+            let told = if sparse { changes(&vec![0; dense.len()], dense) } else { None };
+            let index = match told {
+                Some((index, words)) => {
+                    body = Some(Body::Words(words.into()));
+                    Some(index.into())
+                }
+                None => {
+                    body = Some(Body::Whole(d.update.clone()));
+                    None
+                }
+            };
             h::UpBody::Deliver(h::Deliver {
+                index,
                 round: Some(d.round.0),
                 attempt: Some(d.attempt),
                 plan: bytes_of(d.plan),
@@ -81,14 +103,29 @@ pub fn encode_down(m: &Down) -> Frame {
     let mut body = None;
     let header = match m {
         Down::Work(w) => {
-            body = Some(w.theta.clone());
+            body = Some(Body::Whole(w.theta.clone()));
             h::DownBody::Work(h::Work {
+                base: None,
+                index: None,
                 round: Some(w.round.0),
                 attempt: Some(w.attempt),
                 plan: bytes_of(w.plan),
                 schema: bytes_of(w.schema),
                 theta: bytes_of(w.theta.digest()),
                 cohort: w.cohort.iter().map(|c| c.0).collect(),
+            })
+        }
+        Down::Changed(c) => {
+            body = Some(Body::Words(c.theta.words.clone()));
+            h::DownBody::Work(h::Work {
+                round: Some(c.round.0),
+                attempt: Some(c.attempt),
+                plan: bytes_of(c.plan),
+                schema: bytes_of(c.schema),
+                theta: bytes_of(c.theta.digest),
+                cohort: c.cohort.iter().map(|c| c.0).collect(),
+                base: Some(bytes_of(c.theta.base)),
+                index: Some(c.theta.index.clone()),
             })
         }
         Down::Wait(w) => h::DownBody::Wait(wait_header(*w)),
@@ -105,8 +142,14 @@ pub fn encode_down(m: &Down) -> Frame {
 /// an update's bytes while they are being hashed (see [`crate::Vector::verified`]); they count only if this returns `Ok`.
 pub fn decode_up(frame: &Frame, update_bytes: usize, look: impl FnMut(&[u8])) -> Result<Up, WireError> {
     let body = open::<h::Up>(frame, MAX_UP_HEADER)?.body.ok_or(WireError::Field { field: "message" })?;
-    let expected = if matches!(body, h::UpBody::Deliver(_)) { update_bytes } else { 0 };
-    body_length(frame, expected)?;
+    match &body {
+        // what there is must be what the index counts, and the index fit the vector, before anything is made of it
+        h::UpBody::Deliver(h::Deliver { index: Some(index), .. }) => {
+            runs(index, update_bytes / 4, frame.body().len())?;
+        }
+        h::UpBody::Deliver(_) => body_length(frame, update_bytes)?,
+        _ => body_length(frame, 0)?,
+    }
     Ok(match body {
         h::UpBody::Join(j) => {
             Up::Join { plan: digest("plan", &j.plan)?, schema: digest("schema", &j.schema)? }
@@ -127,7 +170,14 @@ pub fn decode_up(frame: &Frame, update_bytes: usize, look: impl FnMut(&[u8])) ->
                 base: digest("base", &d.base)?,
                 weight: Weight::new(weight).map_err(|_| WireError::Weight { found: weight })?,
                 metrics: metrics(d.metrics)?,
-                update: frame.vector(digest("update", &d.update)?, look)?,
+                update: match &d.index {
+                    None => frame.vector(digest("update", &d.update)?, look)?,
+                    Some(index) => {
+                        let dense = applied(&vec![0; update_bytes], index, frame.body())?;
+                        Vector::verified(dense.into(), digest("update", &d.update)?, look)
+                            .ok_or(WireError::Digest { what: "body" })?
+                    }
+                },
             })
         }
     })
@@ -136,21 +186,34 @@ pub fn decode_up(frame: &Frame, update_bytes: usize, look: impl FnMut(&[u8])) ->
 /// Reads a coordinator's message. `theta_bytes`: the length of the parameters under the run's schema.
 pub fn decode_down(frame: &Frame, theta_bytes: usize) -> Result<Down, WireError> {
     let body = open::<h::Down>(frame, MAX_DOWN_HEADER)?.body.ok_or(WireError::Field { field: "message" })?;
-    let expected = if matches!(body, h::DownBody::Work(_)) { theta_bytes } else { 0 };
-    body_length(frame, expected)?;
+    match &body {
+        h::DownBody::Work(h::Work { index: Some(index), .. }) => {
+            runs(index, theta_bytes / 4, frame.body().len())?;
+        }
+        h::DownBody::Work(_) => body_length(frame, theta_bytes)?,
+        _ => body_length(frame, 0)?,
+    }
     Ok(match body {
         h::DownBody::Work(w) => {
             if w.cohort.is_empty() || !w.cohort.is_sorted_by(|a, b| a < b) {
                 return Err(WireError::Cohort);
             }
-            Down::Work(Work {
-                round: round(w.round)?,
-                attempt: attempt(w.attempt)?,
-                plan: digest("plan", &w.plan)?,
-                schema: digest("schema", &w.schema)?,
-                cohort: w.cohort.into_iter().map(ClientId).collect::<Arc<[_]>>(),
-                theta: frame.vector(digest("theta", &w.theta)?, |_| ())?,
-            })
+            let (round, attempt) = (round(w.round)?, attempt(w.attempt)?);
+            let (plan, schema) = (digest("plan", &w.plan)?, digest("schema", &w.schema)?);
+            let cohort = w.cohort.into_iter().map(ClientId).collect::<Arc<[_]>>();
+            let theta = digest("theta", &w.theta)?;
+            match (w.base, w.index) {
+                (None, None) => {
+                    let theta = frame.vector(theta, |_| ())?;
+                    Down::Work(Work { round, attempt, plan, schema, cohort, theta })
+                }
+                (Some(base), Some(index)) => {
+                    let (base, words) = (digest("base", &base)?, frame.body().clone());
+                    let theta = Patch { base, digest: theta, index, words };
+                    Down::Changed(Changed { round, attempt, plan, schema, cohort, theta })
+                }
+                _ => return Err(WireError::Field { field: "base" }),
+            }
         }
         h::DownBody::Wait(w) => Down::Wait(wait(&w)?),
         h::DownBody::Accepted(a) => Down::Accepted(receipt(&a)?),

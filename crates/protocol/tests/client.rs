@@ -161,3 +161,41 @@ fn a_round_that_a_restarted_coordinator_repeats_is_worked_on_again() {
     assert_eq!(c.begin(), Step::Call(Up::Poll));
     assert_eq!(c.answered(Ok(Down::Work(work(3)))).unwrap(), Step::Train(work(3)));
 }
+
+/// A client that keeps parameters puts changes together; one that has not what was changed joins anew, for the whole.
+#[test]
+fn changes_are_put_together_or_asked_for_whole() {
+    let many = |v: f32| Vector::from_reals(&[&[v][..], &[0.5; 2]].concat());
+    let task = |round: u32, from: &Vector, to: &Vector| {
+        let Work { plan, schema, cohort, .. } = work(round);
+        let theta = Patch::between(from, to).unwrap();
+        Down::Changed(Changed { round: Round(round), attempt: 0, plan, schema, cohort, theta })
+    };
+    let mut c = Client::new(ClientId(1), mean(), 3).remembering();
+    c.begin();
+    c.answered(Ok(Down::Accepted(Receipt::Join))).unwrap();
+    c.begin();
+    let first = Work { theta: many(1.0), ..work(3) };
+    c.answered(Ok(Down::Work(first))).unwrap();
+    c.trained(update(), Weight::ONE, metrics(&[]));
+    let receipt = Receipt::Update { round: Round(3), attempt: 0, digest: update().digest() };
+    c.answered(Ok(Down::Accepted(receipt))).unwrap();
+    c.begin();
+    // round 4 is lost after it was received: the coordinator still knows only of round 3
+    let Step::Train(w) = c.answered(Ok(task(4, &many(1.0), &many(2.0)))).unwrap() else { panic!() };
+    assert_eq!(w.theta, many(2.0));
+    c.gave_up("no");
+    c.answered(Ok(Down::Accepted(Receipt::Failure { round: Round(4), attempt: 0 }))).unwrap();
+    c.begin();
+    let Step::Train(w) = c.answered(Ok(task(5, &many(1.0), &many(3.0)))).unwrap() else { panic!() };
+    assert_eq!(w.theta, many(3.0));
+    c.gave_up("no");
+    c.answered(Ok(Down::Accepted(Receipt::Failure { round: Round(5), attempt: 0 }))).unwrap();
+    c.begin();
+    let step = c.answered(Ok(task(6, &many(7.0), &many(8.0)))).unwrap();
+    assert!(matches!(step, Step::Call(Up::Join { .. })), "{step:?}");
+    c.answered(Ok(Down::Accepted(Receipt::Join))).unwrap();
+    assert_eq!(c.begin(), Step::Call(Up::Poll));
+    let whole = Work { theta: many(8.0), ..work(6) };
+    assert_eq!(c.answered(Ok(Down::Work(whole.clone()))).unwrap(), Step::Train(whole));
+}

@@ -20,6 +20,7 @@ fn policy() -> Policy {
         round_deadline_ms: Some(100),
         join_deadline_ms: Some(1000),
         round_attempts: 2,
+        history: 0,
     }
 }
 

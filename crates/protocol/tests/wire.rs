@@ -5,7 +5,9 @@ mod common;
 
 use antiphon_core::{ClientId, Digest, Payload, Round, Weight};
 use antiphon_protocol::frame::PRELUDE;
-use antiphon_protocol::wire::{MAX_REASON, decode_down, decode_up, encode_down, encode_up, printable};
+use antiphon_protocol::wire::{
+    MAX_REASON, decode_down, decode_up, encode_down, encode_up, encode_up_with, printable,
+};
 use antiphon_protocol::*;
 use bytes::Bytes;
 use common::*;
@@ -366,3 +368,104 @@ fn version_1_is_pinned() {
 
 const PINNED_LENGTHS: [usize; 9] = [122, 54, 233, 73, 193, 74, 103, 65, 59];
 const PINNED: &str = "c8db56b305af6486435892cae61cfb482f3f6495f75dc8b72b788001a9330701";
+
+/// An update of which a few coordinates are not zero travels as those, and is the same update.
+#[test]
+fn zeros_need_not_travel() {
+    let mut x = vec![0.0_f32; 4096];
+    (x[7], x[8], x[4000]) = (1.5, -2.0, f32::MIN_POSITIVE);
+    let update = Vector::from_reals(&x);
+    let m = Up::Deliver(Deliver { update: update.clone(), ..deliver(&mean(), 3, 1, Digest([4; 32]), 1.0) });
+    let (whole, told) = (encode_up(&m), encode_up_with(&m, true));
+    assert_eq!((whole.body().len(), told.body().len()), (4 * 4096, 12));
+    assert!(told.head().len() <= whole.head().len() + 8);
+    let mut seen = 0;
+    assert_eq!(decode_up(&told, 4 * 4096, |piece| seen += piece.len()), Ok(m.clone()));
+    assert_eq!(seen, 4 * 4096, "who looks sees the whole vector");
+    // nothing to save: the same bytes as ever
+    let full = Up::Deliver(Deliver {
+        update: Vector::from_reals(&[1.0; 4]),
+        ..deliver(&mean(), 0, 0, Digest([4; 32]), 1.0)
+    });
+    assert_eq!(encode_up_with(&full, true), encode_up(&full));
+    // minus zero is no zero
+    let odd = Up::Deliver(Deliver {
+        update: Vector::from_reals(&[-0.0, 0.0, 0.0, 0.0]),
+        ..deliver(&mean(), 0, 0, Digest([4; 32]), 1.0)
+    });
+    assert_eq!(encode_up_with(&odd, true).body().len(), 4);
+    assert_eq!(up(&encode_up_with(&odd, true)), Ok(odd));
+}
+
+/// What a hostile sender may put into an index: it is refused before a vector is made, or makes the vector that the digest names.
+#[test]
+fn forged_indices_are_refused() {
+    let mut x = vec![0.0_f32; 4096];
+    (x[7], x[4000]) = (1.5, 2.0);
+    let m = Up::Deliver(Deliver {
+        update: Vector::from_reals(&x),
+        ..deliver(&mean(), 3, 1, Digest([4; 32]), 1.0)
+    });
+    let frame = encode_up_with(&m, true);
+    let read = |f: &Frame| decode_up(f, 4 * 4096, |_| ());
+    // of another length than the index counts
+    for n in [0, 4, 7, 12, 4 * 4096] {
+        let e = read(&Frame::new(frame.head().clone(), vec![1; n].into())).unwrap_err();
+        assert!(matches!(e, WireError::Length { what: "body", .. }), "{n}: {e}");
+        let e = read(&sealed(&header_of(&frame), &vec![1; n])).unwrap_err();
+        assert!(matches!(e, WireError::Index { .. }), "{n}: {e}");
+    }
+    // zeros, and other words, under the right index
+    let e = read(&sealed(&header_of(&frame), &[0; 8])).unwrap_err();
+    assert!(matches!(e, WireError::Index { .. }) && !e.is_damage(), "{e}");
+    assert_eq!(read(&sealed(&header_of(&frame), &[1; 8])), Err(WireError::Digest { what: "body" }));
+    // any byte of the header changed by its sender
+    let header = header_of(&frame);
+    for i in 0..header.len() {
+        for value in [0, 1, 0x7f, 0xff, header[i] ^ 1] {
+            let mut h = header.clone();
+            h[i] = value;
+            if let Ok(found) = read(&sealed(&h, frame.body())) {
+                assert_eq!(encode_up_with(&found, true), sealed(&h, frame.body()));
+            }
+        }
+    }
+    // a vector of another length than the plan's
+    assert!(matches!(decode_up(&frame, 4 * 4000, |_| ()), Err(WireError::Index { .. })));
+    // an index on a message without a vector, an index without its base
+    let poll = [&header_of(&encode_up(&Up::Poll))[..], &[0x4a, 0]].concat();
+    assert_eq!(up(&sealed(&poll, b"")), Err(WireError::NotCanonical));
+}
+
+#[test]
+fn changes_are_written_and_read_back() {
+    let old: Vec<f32> = (0..300).map(|i| i as f32).collect();
+    let mut new = old.clone();
+    (new[4], new[5], new[250]) = (-1.0, -2.0, 0.0);
+    let (old, new) = (Vector::from_reals(&old), Vector::from_reals(&new));
+    let changed = Changed {
+        round: Round(3),
+        attempt: 1,
+        plan: Digest([1; 32]),
+        schema: Digest([2; 32]),
+        cohort: ids(&[1, 2, 9]).into(),
+        theta: Patch::between(&old, &new).unwrap(),
+    };
+    let frame = encode_down(&Down::Changed(changed.clone()));
+    assert_eq!(frame.body().len(), 12);
+    assert_eq!(decode_down(&frame, 1200), Ok(Down::Changed(changed.clone())));
+    assert!(matches!(decode_down(&frame, 1196), Ok(Down::Changed(_))), "fits, and will not have the digest");
+    assert!(matches!(decode_down(&frame, 400), Err(WireError::Index { .. })));
+    let work = changed.resolve(&old).unwrap();
+    assert_eq!((work.round, work.theta), (Round(3), new.clone()));
+    assert_eq!(changed.resolve(&new), None);
+    for bit in 0..8 * frame.len() {
+        match decode_down(&flipped(&frame, bit), 1200) {
+            Err(_) => {}
+            // the body is checked where the vector is put together
+            Ok(Down::Changed(c)) => assert_eq!(c.resolve(&old), None),
+            Ok(other) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(Patch::between(&old, &Vector::from_reals(&[1.0; 300])), None);
+}

@@ -56,6 +56,7 @@ fn main() {
                 round_deadline_ms: None,
                 join_deadline_ms: None,
                 round_attempts: 1,
+                history: 0,
             },
             roster: (0..10).map(ClientId).collect(),
             seed: 0,

@@ -5,7 +5,7 @@ use std::error::Error;
 
 use antiphon_algo::{Checked, LocalWork, Slots, State, StepError, WorkError};
 use antiphon_core::{ClientId, Round};
-use antiphon_protocol::{ClientError, Ending, LogError, Policy, PolicyError};
+use antiphon_protocol::{Client, ClientError, Ending, LogError, Policy, PolicyError};
 
 use crate::Traffic;
 
@@ -45,6 +45,14 @@ pub struct Config {
     pub restarts: u32,
     /// Whether [`crate::RoundClosed::contributions`] carry the updates themselves.
     pub keep_updates: bool,
+}
+
+impl Config {
+    /// A client that knows nothing yet.
+    pub(crate) fn client(&self, id: ClientId) -> Client {
+        let client = Client::new(id, self.plan.clone(), self.call_attempts);
+        if self.policy.history > 0 { client.remembering() } else { client }
+    }
 }
 
 /// Where a run begins: fresh, or from a checkpoint.

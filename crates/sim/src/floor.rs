@@ -94,7 +94,8 @@ impl<'a> Floor<'a> {
             }
         };
         let theta_bytes = 4 * self.config.plan.schema().dim();
-        let mut link = Framed { id, wire, meter: self.meter, theta_bytes };
+        let sparse = self.config.policy.history > 0;
+        let mut link = Framed { id, wire, meter: self.meter, theta_bytes, sparse };
         run_session(&mut peer.client, &mut link, work, &mut peer.slots, desk)
     }
 
@@ -149,7 +150,7 @@ impl<'a> Floor<'a> {
                 Ok(Session::Interrupted) => return Outcome::Interrupted,
                 Err(e) => {
                     // whatever it was in the middle of, it begins anew
-                    peer.client = Client::new(id, self.config.plan.clone(), self.config.call_attempts);
+                    peer.client = self.config.client(id);
                     if !matches!(e, ClientError::Link(_)) || restarts == 0 {
                         return Outcome::Unreachable { reason: e.to_string() };
                     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use antiphon_algo::ServerStep;
 use antiphon_core::{Millis, Noise, Round};
-use antiphon_protocol::{Client, Coordinator, Event, Gate, Log, Setup, Vector};
+use antiphon_protocol::{Coordinator, Event, Gate, Log, Setup, Vector};
 
 use crate::floor::{Close, Floor, Peer};
 use crate::wire::Asked;
@@ -63,7 +63,7 @@ impl Simulation<'_> {
         let server = Server::new(Gate::new(config.plan.clone()), coordinator, log, &meter, self.clock);
         let peers = config.roster.iter().map(|&id| {
             let slots = client_slots.remove(&id).unwrap_or_else(|| config.plan.slots());
-            let client = Client::new(id, config.plan.clone(), config.call_attempts);
+            let client = config.client(id);
             (id, Mutex::new(Peer { client, slots }))
         });
         let floor = Floor::new(config, &server, &meter, self.faults, peers.collect(), observer, stop);

@@ -6,7 +6,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use antiphon_core::ClientId;
-use antiphon_protocol::wire::{decode_down, encode_down, encode_up};
+use antiphon_protocol::wire::{decode_down, encode_down, encode_up_with};
 use antiphon_protocol::{
     Closing, Coordinator, Down, Effect, Ending, Event, Frame, Gate, Link, LinkError, Log, LogError, Up,
 };
@@ -29,6 +29,8 @@ pub struct Framed<'a> {
     pub meter: &'a Meter,
     /// Length of the parameters in bytes.
     pub theta_bytes: usize,
+    /// Whether updates travel without their zeros where that is shorter.
+    pub sparse: bool,
 }
 
 impl std::fmt::Debug for Framed<'_> {
@@ -39,7 +41,7 @@ impl std::fmt::Debug for Framed<'_> {
 
 impl Link for Framed<'_> {
     fn call(&mut self, up: Up) -> Result<Down, LinkError> {
-        let frame = encode_up(&up);
+        let frame = encode_up_with(&up, self.sparse);
         self.meter.up(&frame);
         let answer = self.wire.exchange(self.id, frame)?;
         Ok(decode_down(&answer, self.theta_bytes)?)

@@ -383,5 +383,6 @@ fn policy(file: &RunFile) -> Policy {
         round_deadline_ms: (f.round_deadline_s > 0).then(|| f.round_deadline_s * 1000),
         join_deadline_ms: None,
         round_attempts: 3,
+        history: 0,
     }
 }

@@ -38,6 +38,7 @@ pub fn policy(rounds: u32) -> Policy {
         round_deadline_ms: None,
         join_deadline_ms: None,
         round_attempts: 1,
+        history: 0,
     }
 }
 

@@ -125,6 +125,7 @@ fn measure(a: &BenchRound, scalars: usize, path: &Path) -> Result<Report, Failur
             round_deadline_ms: None,
             join_deadline_ms: None,
             round_attempts: 1,
+            history: 0,
         },
         roster: (0..a.clients as u64).map(ClientId).collect(),
         seed: 0,
