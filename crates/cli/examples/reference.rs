@@ -107,6 +107,16 @@ fn config() -> Result<String, String> {
         let rows = fields(source, name).ok_or_else(|| format!("[{section}]: no `pub struct {name}`"))?;
         let _ = write!(out, "## `[{section}]`\n\n{}\n", table(&rows));
     }
+    out.push_str(
+        "# Study file\n\nWhat `antiphon compare` reads: TOML, unknown keys refused, paths relative to the study file. Keys of \
+         the run file are written as on its command line, `\"section.key\" = value`, or as nested tables; a table with an `id` \
+         replaces the whole section. Examples are in `studies/`.\n\n",
+    );
+    let study = include_str!("../src/study/file.rs");
+    for (title, name) in [("Keys", "StudySettings"), ("`[[arm]]`", "ArmSettings")] {
+        let rows = fields(study, name).ok_or_else(|| format!("no `struct {name}`"))?;
+        let _ = write!(out, "## {title}\n\n{}\n", table(&rows));
+    }
     Ok(out)
 }
 
@@ -183,7 +193,7 @@ fn toml_type(rust: &str) -> (String, bool) {
         "Column" => "name, or number from zero",
         "Targets" => "text, or list of names",
         "Splitter" => "name, or table",
-        "Table" | "Columns" | "Fractions" | "EmulatorSettings" => "table",
+        "Table" | "Columns" | "Fractions" | "EmulatorSettings" | "ArmSettings" => "table",
         _ if name.starts_with("BTreeMap") || rust.starts_with("BTreeMap") => "table",
         _ => "name",
     };

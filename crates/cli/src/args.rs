@@ -31,6 +31,8 @@ pub enum Command {
     Run(Run),
     /// Continue a run, bit for bit as if it had not stopped.
     Resume(Resume),
+    /// Run several variants over several seeds on the same data, and put them beside each other.
+    Compare(Compare),
     /// Evaluate a model or a run's adapter on the data of a run file.
     Eval(Eval),
     /// Write a run's result as a peft adapter or a merged checkpoint.
@@ -90,6 +92,31 @@ pub struct Resume {
     /// The run file, if it should be compared with the one in the directory.
     #[arg(long)]
     pub file: Option<PathBuf>,
+}
+
+/// Arguments of `antiphon compare`.
+#[derive(Debug, Args)]
+pub struct Compare {
+    /// The study file (TOML).
+    pub file: PathBuf,
+    /// Where its runs and its results go; what is there already is read or resumed [default: runs/NAME below the current
+    /// directory].
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Runs at a time. Each has as many workers as its run file says.
+    #[arg(long, default_value_t = 1, value_parser = positive)]
+    pub jobs: usize,
+    /// Only say what would run, and how long it would take.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// A number of things of which one at least is needed.
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number, 1 or more".to_owned()),
+        Ok(n) => Ok(n),
+    }
 }
 
 /// Arguments of `antiphon eval`.

@@ -12,6 +12,7 @@ mod prediction;
 mod progress;
 pub mod runfile;
 mod session;
+mod study;
 
 use std::process::ExitCode;
 

@@ -78,7 +78,8 @@ impl Source {
         Some(key.span().start)
     }
 
-    fn point(&self, at: Option<usize>, message: &str) -> Failure {
+    /// An error at the byte `at`; without one, about the file.
+    pub fn point(&self, at: Option<usize>, message: &str) -> Failure {
         let Some(before) = at.and_then(|at| self.text.get(..at)).filter(|_| !self.text.is_empty()) else {
             return Failure::new(Kind::Settings, format_args!("{}: {message}", self.name));
         };

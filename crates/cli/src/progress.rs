@@ -4,6 +4,7 @@
 
 use std::io::IsTerminal;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -81,6 +82,79 @@ impl Progress {
             let spent = self.start.elapsed().as_secs_f64();
             let left = spent / done.max(1) as f64 * rounds.saturating_sub(done) as f64;
             eprintln!("{line}  eta {}", seconds(left));
+        }
+    }
+
+    /// Removes the bar.
+    pub(crate) fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Progress of a study: a bar over its runs with what the newest of them says, lines elsewhere.
+#[derive(Debug)]
+pub(crate) struct StudyProgress {
+    bar: Option<ProgressBar>,
+    plain: bool,
+    cells: u64,
+    ended: AtomicU64,
+}
+
+impl StudyProgress {
+    /// Over `cells` runs, of which `ended` have; nothing when `quiet`.
+    pub(crate) fn new(cells: usize, ended: usize, quiet: bool) -> Self {
+        let (cells, ended) = (cells as u64, ended as u64);
+        let terminal = std::io::stderr().is_terminal();
+        let bar = (terminal && !quiet).then(|| {
+            let bar = ProgressBar::new(cells).with_position(ended);
+            let style = ProgressStyle::with_template("{bar:24} run {pos}/{len} [{elapsed}] {wide_msg}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.enable_steady_tick(Duration::from_millis(250));
+            bar
+        });
+        Self { bar, plain: !terminal && !quiet, cells, ended: AtomicU64::new(ended) }
+    }
+
+    /// A line that stays.
+    pub(crate) fn note(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprint!("{text}")),
+            None if self.plain => eprint!("{text}"),
+            None => {}
+        }
+    }
+
+    /// A run begins, or goes on.
+    pub(crate) fn begins(&self, name: &str, again: bool) {
+        let what = if again { "goes on" } else { "begins" };
+        match &self.bar {
+            Some(bar) => bar.set_message(format!("{name} {what}")),
+            None if self.plain => eprintln!("{name} {what}"),
+            None => {}
+        }
+    }
+
+    /// A run says what it does.
+    pub(crate) fn says(&self, name: &str, line: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{name}: {line}"));
+        }
+    }
+
+    /// A run has ended; `left` seconds remain for all.
+    pub(crate) fn ends(&self, name: &str, line: &str, left: Option<f64>) {
+        let n = 1 + self.ended.fetch_add(1, Ordering::Relaxed);
+        let eta = left.filter(|s| *s > 0.0).map(|s| format!("; about {} left", seconds(s)));
+        let text = format!("{name}: {line}{}", eta.unwrap_or_default());
+        match &self.bar {
+            Some(bar) => {
+                bar.inc(1);
+                bar.suspend(|| eprintln!("{text}"));
+            }
+            None if self.plain => eprintln!("[{n}/{}] {text}", self.cells),
+            None => {}
         }
     }
 

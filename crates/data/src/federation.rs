@@ -165,6 +165,19 @@ impl Federation {
         Ok(Self { clients, validation, test, detected, held_out_elsewhere, heterogeneity })
     }
 
+    /// Identifies who holds which examples, and which of them are held out; whatever is done with them afterwards does not
+    /// matter.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let mut bytes = Vec::new();
+        let own = self.clients.iter().flat_map(|c| [&c.train, &c.validation, &c.test]);
+        for part in own.chain([&self.validation, &self.test]) {
+            bytes.extend((part.len() as u64).to_le_bytes());
+            bytes.extend(part.iter().flat_map(|e| e.key.0));
+        }
+        Digest::of(&bytes)
+    }
+
     /// The label set of classification: `labels` of the settings, otherwise every label of training data.
     pub fn label_set(&self, settings: &Settings) -> Result<LabelSet, LabelSetError> {
         if settings.labels.is_empty() {

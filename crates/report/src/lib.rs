@@ -11,11 +11,12 @@ pub mod html;
 pub mod record;
 pub mod results;
 pub mod spread;
+pub mod study;
 pub mod summary;
 pub mod terminal;
 
 pub use record::{
-    ClientRecord, ClientStatus, Evaluation, Gauge, Metrics, RoundRecord, Spent, Split, Traffic,
+    ClientRecord, ClientStatus, Evaluation, Gauge, Metrics, RoundRecord, Spent, Split, Traffic, Waypoint,
 };
 pub use spread::UpdateSpread;
 pub use summary::{

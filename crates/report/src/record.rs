@@ -67,6 +67,15 @@ pub struct Evaluation {
     pub per_client: BTreeMap<ClientId, Metrics>,
 }
 
+/// A model on its way to a result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Waypoint {
+    /// Example forwards until then; see [`RoundRecord::forwards`].
+    pub forwards: u64,
+    /// Its quality there.
+    pub eval: Evaluation,
+}
+
 /// What became of one client's part in a round.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "status", content = "reason")]
@@ -212,6 +221,10 @@ pub struct RoundRecord {
     /// Seconds of evaluation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval_seconds: Option<f64>,
+    /// Examples that passed forward through the model for the counted clients' work. An example under two candidates or two
+    /// perturbations is two; backward passes are not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwards: Option<u64>,
     /// Training tokens of the cohort per second of the round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens_per_second: Option<f64>,
@@ -265,6 +278,7 @@ mod tests {
             step_norm: None,
             wall_seconds: None,
             eval_seconds: None,
+            forwards: None,
             tokens_per_second: None,
             spent: None,
             gauge: None,

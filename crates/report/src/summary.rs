@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use antiphon_core::{ClientId, Digest};
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Evaluation, Metrics, Traffic};
+use crate::record::{Evaluation, Metrics, Traffic, Waypoint};
 
 /// Version of the layout of [`Summary`]; raised when a field changes its meaning or goes.
 pub const SUMMARY_SCHEMA: u32 = 1;
@@ -154,6 +154,9 @@ pub struct Baseline {
     /// Seconds it took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
+    /// On validation data on the way, to be read beside the rounds of a run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curve: Vec<Waypoint>,
 }
 
 /// Off-site tuning: what was divided, and its five numbers, always together (Offsite-Tuning, arXiv:2302.04870, table 2).
@@ -257,6 +260,9 @@ pub struct DataReport {
     /// Named divergences between the clients' histograms, such as `mean Jensen-Shannon (bits)`.
     #[serde(default)]
     pub divergence: BTreeMap<String, f64>,
+    /// Identifies who holds what, and which of it is held out: runs with the same digest can be compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
 }
 
 /// One client's data.

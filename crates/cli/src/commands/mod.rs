@@ -2,6 +2,7 @@
 
 mod bench;
 mod common;
+mod compare;
 mod completions;
 mod doctor;
 mod eval;
@@ -23,6 +24,7 @@ pub(crate) fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Plan(a) => plan::run(a, cli.quiet, cli.json),
         Command::Run(a) => run::run(a, cli.quiet, cli.json),
         Command::Resume(a) => run::resume(a, cli.quiet, cli.json),
+        Command::Compare(a) => compare::run(a, cli.quiet, cli.json),
         Command::Eval(a) => eval::run(a, cli.quiet, cli.json),
         Command::Export(a) => export::run(a, cli.json),
         Command::Logits(a) => logits::run(a, cli.json),

@@ -11,7 +11,7 @@ use std::time::Instant;
 use antiphon_algo::LocalWork;
 use antiphon_core::{ClientId, Round};
 use antiphon_data::Sequence;
-use antiphon_report::{Baseline as Line, Baselines, LocalOnly, Metrics};
+use antiphon_report::{Baseline as Line, Baselines, LocalOnly, Metrics, Waypoint};
 use antiphon_tune::Client;
 
 use super::Session;
@@ -34,7 +34,11 @@ pub(crate) fn run(session: &Session, rounds: u32, progress: &Progress) -> Result
                 let begun = Instant::now();
                 let eval = session.evaluate_base(Part::Test)?;
                 let seconds = Some(begun.elapsed().as_secs_f64());
-                out.zero_shot = Some(Line { eval, steps: None, examples_seen: None, seconds });
+                let curve = match session.validates() {
+                    true => vec![Waypoint { forwards: 0, eval: session.evaluate_base(Part::Validation)? }],
+                    false => Vec::new(),
+                };
+                out.zero_shot = Some(Line { eval, steps: None, examples_seen: None, seconds, curve });
             }
             Baseline::LocalOnly => out.local_only = Some(local_only(session, rounds, progress)?),
             Baseline::Centralised => {
@@ -119,5 +123,6 @@ fn centralised(session: &Session, rounds: u32) -> Result<Line, Failure> {
         steps: Some(steps),
         examples_seen: Some(steps * batch),
         seconds: Some(begun.elapsed().as_secs_f64()),
+        curve: Vec::new(),
     })
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use antiphon_core::ClientId;
+use antiphon_core::{ClientId, Digest};
 use antiphon_data::encode::{self, Encoded, Policy, Task};
 use antiphon_data::partition::PartitionError;
 use antiphon_data::{DataError, Federation, Heterogeneity, Sequence};
@@ -124,7 +124,7 @@ pub(crate) fn gather(loaded: &Loaded, tokens: &Tokens, classify: bool) -> Result
         ));
     }
     Ok(Gathered {
-        data: report(file, h),
+        data: DataReport { digest: Some(federation.digest()), ..report(file, h) },
         label_words: label_words(&policy, tokens)?,
         people,
         common,
@@ -132,6 +132,13 @@ pub(crate) fn gather(loaded: &Loaded, tokens: &Tokens, classify: bool) -> Result
         truncation,
         notes,
     })
+}
+
+/// Identifies the division of the data that `loaded` asks for, without model or tokenizer.
+pub(crate) fn division(loaded: &Loaded) -> Result<Digest, Failure> {
+    let file = &loaded.settings;
+    let federation = Federation::load(&file.data, &loaded.dir, file.run.seed);
+    federation.map(|f| f.digest()).map_err(|e| refused(loaded, &e))
 }
 
 /// Settings that the data crate refuses are the run file's fault; of a path that is not there, the nearest one is named.
@@ -214,6 +221,7 @@ fn report(file: &RunFile, h: &Heterogeneity) -> DataReport {
         clients: clients.collect(),
         values: values.into_iter().collect(),
         divergence,
+        digest: None,
     }
 }
 

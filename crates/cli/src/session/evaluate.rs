@@ -61,6 +61,11 @@ impl Session {
         }
     }
 
+    /// Whether anything is held out to look at during a run.
+    pub(crate) fn validates(&self) -> bool {
+        self.people.iter().chain([&self.common]).any(|p| !p.part(Part::Validation).sequences.is_empty())
+    }
+
     fn summed(&self, part: Part, scores: &BTreeMap<ClientId, Scores>) -> Evaluation {
         let union = scores.values().copied().reduce(Scores::merge);
         Evaluation {

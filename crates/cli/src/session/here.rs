@@ -1,10 +1,12 @@
 //! A run whose model computes in this process.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use antiphon_algo::{Checked, ServerStep};
+use antiphon_core::ClientId;
 use antiphon_oracle::Usage;
 use antiphon_protocol::Policy;
 use antiphon_report::{Evaluation, Gauge};
@@ -49,7 +51,12 @@ impl Trial for Session {
     }
 
     fn pins(&self) -> Vec<Pin> {
-        vec![
+        let split = self.data.digest.map(|d| Pin {
+            key: "split",
+            value: d.to_hex(),
+            why: "the data have changed since the run began",
+        });
+        let pins = [
             Pin {
                 key: "kernel_profile",
                 value: self.profile(),
@@ -60,7 +67,8 @@ impl Trial for Session {
                 value: self.base.digest(self.workers).to_hex(),
                 why: "the base model has changed since the run began",
             },
-        ]
+        ];
+        pins.into_iter().chain(split).collect()
     }
 
     fn start(&self) -> Vec<f32> {
@@ -109,6 +117,14 @@ impl Trial for Session {
 
     fn personal(&self) -> Option<(&Personal, &[f32])> {
         self.personal.as_ref().map(|p| (p, &self.theta[..]))
+    }
+
+    fn validates(&self) -> bool {
+        Session::validates(self)
+    }
+
+    fn forwards(&self, client: ClientId, metrics: &BTreeMap<String, f64>) -> Option<u64> {
+        Session::forwards(self, client, metrics)
     }
 
     fn spent(&self) -> Option<Usage> {

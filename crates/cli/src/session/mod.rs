@@ -17,6 +17,7 @@ mod trial;
 mod work;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -29,7 +30,7 @@ use antiphon_model::{Base, Net, Shape, Spec, Task, Weights, Wiring};
 use antiphon_protocol::Policy;
 use antiphon_report::{DataReport, Truncation};
 use antiphon_tune::method::{self, Start};
-use antiphon_tune::settings::StatePolicy;
+use antiphon_tune::settings::{Duration, StatePolicy};
 use antiphon_tune::{
     Method, Recipe, TrainSettings, TuneError, Tuning, estimator, objective, optim, step_shape,
 };
@@ -41,7 +42,7 @@ use crate::progress::Progress;
 use crate::runfile::{Loaded, RunFile};
 use searching::Parts;
 
-pub(crate) use clients::Person;
+pub(crate) use clients::{Person, division};
 pub(crate) use execute::{ClientState, Outcome, execute, resume};
 pub(crate) use finish::{Finished, resumed_at};
 pub(crate) use offsite::OffSite;
@@ -251,6 +252,25 @@ impl Session {
         self.tuning.recipe().local_steps(person.train.sequences.len())
     }
 
+    /// Examples that passed forward through the model for the work that `client` reports; `None` where it does not say.
+    pub(crate) fn forwards(&self, client: ClientId, metrics: &BTreeMap<String, f64>) -> Option<u64> {
+        if self.searching.is_some() {
+            return metrics.get("train_units").map(|asked| *asked as u64);
+        }
+        let recipe = self.tuning.recipe();
+        let passes = u64::from(recipe.estimator.forwards().unwrap_or(1));
+        let steps = *metrics.get("train_steps")? as u64;
+        let examples = match recipe.train.duration {
+            Duration::Steps(_) => steps * recipe.batch_size() as u64,
+            // whole passes over what the client holds, the last batch of each being what is left
+            Duration::Epochs(n) => {
+                let person = self.people.iter().find(|p| p.id == client)?;
+                u64::from(n) * person.train.sequences.len() as u64
+            }
+        };
+        Some(passes * examples)
+    }
+
     /// What an adapter says of itself.
     pub(crate) fn about(&self) -> About {
         About {
@@ -283,6 +303,20 @@ impl Session {
             Some(p) => p.whole(client, shared, &self.theta).into(),
         }
     }
+}
+
+/// Refuses settings that are wrong whatever the model and the data are.
+pub(crate) fn check(loaded: &Loaded) -> Result<(), Failure> {
+    let file = &loaded.settings;
+    recipe(loaded)?;
+    method::build(&file.method).blame(loaded, "method")?;
+    file.aggregation.plan().blame(loaded, "aggregation")?;
+    antiphon_algo::server_step(&file.server).blame(loaded, "server")?;
+    if let Some(table) = &file.search {
+        let search = antiphon_oracle::search::build(table).blame(loaded, "search")?;
+        search.check(file.oracle.access).blame(loaded, "oracle")?;
+    }
+    Ok(())
 }
 
 /// Marks an error with the section of the run file that it is about.

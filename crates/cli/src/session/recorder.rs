@@ -148,9 +148,8 @@ impl<'a> Recorder<'a> {
         // before evaluation, which is not the search's
         let spent = trial.spent().map(|now| since(self.before, now));
         let clients = self.clients(closed);
-        let has_validation = trial.people().iter().any(|p| !p.part(Part::Validation).sequences.is_empty());
         let eval_begun = Instant::now();
-        let eval = if self.due(closed.round.0) && has_validation {
+        let eval = if self.due(closed.round.0) && trial.validates() {
             self.progress.stage("evaluating");
             Some(trial.evaluate(closed.theta, Part::Validation)?)
         } else {
@@ -177,6 +176,7 @@ impl<'a> Recorder<'a> {
             step_norm: Some(step_norm(closed)),
             wall_seconds: Some(wall),
             eval_seconds,
+            forwards: closed.contributions.iter().map(|c| trial.forwards(c.client, &c.metrics)).sum(),
             tokens_per_second: (tokens > 0).then(|| tokens as f64 / wall),
             spent,
             gauge: trial.gauge(closed.theta),

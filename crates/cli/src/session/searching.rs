@@ -22,7 +22,7 @@ use antiphon_oracle::ledger::{Ledger, Metered, Terms};
 use antiphon_oracle::search::{self, Ground, PromptOf, Purse, Search, SearchError, Seeker};
 use antiphon_oracle::task::Question;
 use antiphon_oracle::{EmbedOracle, Grant, Label, OracleError, Soft, TextOracle, Usage};
-use antiphon_report::{Baseline as Line, Gauge};
+use antiphon_report::{Baseline as Line, Gauge, Waypoint};
 use antiphon_tune::{Tuning, method};
 
 use super::embedded::Embedded;
@@ -219,18 +219,14 @@ impl Searching {
         let draw = |i| if i == 0 { self.search.start() } else { self.search.random(&mut stream) };
         let states: Vec<Vec<f32>> = (0..candidates).map(draw).collect();
         let next = AtomicUsize::new(0);
-        let best: Mutex<Option<(f64, usize)>> = Mutex::new(None);
+        let losses: Mutex<Vec<f64>> = Mutex::new(vec![f64::NAN; states.len()]);
         let worker = || -> Result<(), SearchError> {
             while let Some((i, state)) = {
                 let i = next.fetch_add(1, Ordering::Relaxed);
                 states.get(i).map(|s| (i, s))
             } {
                 let fitness = self.search.prompt(state)?.fitness(&grant, &all, self.search.loss())?;
-                let mut best = best.lock().unwrap_or_else(PoisonError::into_inner);
-                // the first among equals, whoever came first
-                if fitness.loss.is_finite() && best.is_none_or(|b| (fitness.loss, i) < b) {
-                    *best = Some((fitness.loss, i));
-                }
+                losses.lock().unwrap_or_else(PoisonError::into_inner)[i] = fitness.loss;
             }
             Ok(())
         };
@@ -245,12 +241,19 @@ impl Searching {
             SearchError::Oracle(OracleError::Interrupted) => Failure::new(Kind::Interrupted, "stopped"),
             e => Failure::new(Kind::Internal, e),
         })?;
-        let best = best.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(0, |(_, i)| i);
+        let better = improvements(&losses.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let asked = |i: usize| (i as u64 + 1) * all.len() as u64;
+        let seen = if session.validates() { &better[..] } else { &[] };
+        let curve = seen.iter().map(|&i| {
+            Ok(Waypoint { forwards: asked(i), eval: session.evaluate(&states[i], Part::Validation)? })
+        });
+        let curve = curve.collect::<Result<_, Failure>>()?;
         Ok(Line {
-            eval: session.evaluate(&states[best], Part::Test)?,
+            eval: session.evaluate(&states[better.last().copied().unwrap_or(0)], Part::Test)?,
             steps: Some(candidates),
             examples_seen: Some(candidates * all.len() as u64),
             seconds: Some(begun.elapsed().as_secs_f64()),
+            curve,
         })
     }
 
@@ -259,6 +262,17 @@ impl Searching {
         let id = &self.oracle.facts().identity;
         format!("{} {}", id.provider, id.model)
     }
+}
+
+/// Indices of the losses that are below all before them; what could not be evaluated is passed over.
+fn improvements(losses: &[f64]) -> Vec<usize> {
+    let mut best = f64::INFINITY;
+    let better = losses.iter().enumerate().filter(|(_, loss)| {
+        let falls = **loss < best;
+        best = best.min(**loss);
+        falls
+    });
+    better.map(|(i, _)| i).collect()
 }
 
 /// What a client asks: each sequence up to its answer, and the label words or else the answer itself. Sequences whose labelled
@@ -287,5 +301,16 @@ impl Session {
             Some(s) => Ok(s.whole(self, travelled)?.into()),
             None => Ok(travelled.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::improvements;
+
+    #[test]
+    fn only_what_is_better_than_everything_before_counts() {
+        assert_eq!(improvements(&[f64::NAN, 3.0, 3.0, 4.0, 2.0, f64::INFINITY, 1.0]), [1, 4, 6]);
+        assert!(improvements(&[f64::NAN]).is_empty());
     }
 }

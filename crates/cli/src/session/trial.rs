@@ -1,12 +1,14 @@
 //! What the rounds of a run need of it, wherever its model computes: in this process ([`super::Session`]) or behind an
 //! endpoint ([`crate::remote::Remote`]).
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use antiphon_algo::{Checked, ServerStep};
+use antiphon_core::ClientId;
 use antiphon_oracle::Usage;
 use antiphon_protocol::Policy;
 use antiphon_report::{Evaluation, Gauge};
@@ -77,6 +79,16 @@ pub(crate) trait Trial: Sync {
 
     /// Tensors that never travel, and first values of everything trainable.
     fn personal(&self) -> Option<(&Personal, &[f32])> {
+        None
+    }
+
+    /// Whether anything is held out to look at during the run.
+    fn validates(&self) -> bool {
+        self.people().iter().any(|p| !p.part(Part::Validation).sequences.is_empty())
+    }
+
+    /// Examples that passed forward through the model for the work that `client` reports; `None` where it does not say.
+    fn forwards(&self, _client: ClientId, _metrics: &BTreeMap<String, f64>) -> Option<u64> {
         None
     }
 

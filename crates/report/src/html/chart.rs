@@ -1,6 +1,7 @@
 //! Line and bar charts: marks in an SVG that stretches to the width there is, text in HTML beside it so
 //! that it keeps its size on a phone.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use super::write::Html;
@@ -20,6 +21,10 @@ pub(crate) enum Unit {
     Seconds,
     Bytes,
     PerSecond,
+    /// The decimal logarithm of a count.
+    LogCount,
+    /// The decimal logarithm of a number of bytes.
+    LogBytes,
 }
 
 impl Unit {
@@ -35,6 +40,8 @@ impl Unit {
             Self::Seconds => format!("{value:.*} s", decimals(step)),
             Self::Bytes => trim(&format::bytes(value)),
             Self::PerSecond => trim(&format!("{}/s", format::short(value))),
+            Self::LogCount => trim(&format::short(10_f64.powf(value))),
+            Self::LogBytes => trim(&format::bytes(10_f64.powf(value))),
         }
     }
 
@@ -46,6 +53,8 @@ impl Unit {
             Self::Seconds => format::seconds(value),
             Self::Bytes => format::bytes(value),
             Self::PerSecond => format!("{}/s", format::short(value)),
+            Self::LogCount => format::short(10_f64.powf(value)),
+            Self::LogBytes => format::bytes(10_f64.powf(value)),
         }
     }
 }
@@ -61,7 +70,7 @@ fn trim(text: &str) -> String {
 
 /// One line or one level of stacked bars.
 pub(crate) struct Series {
-    pub(crate) name: &'static str,
+    pub(crate) name: Cow<'static, str>,
     /// Colour class of the style sheet: `c-fed`, `c-train`, …
     pub(crate) colour: &'static str,
     pub(crate) points: Vec<(f64, f64)>,
@@ -70,7 +79,7 @@ pub(crate) struct Series {
 
 /// An area between two curves.
 pub(crate) struct Band {
-    pub(crate) name: &'static str,
+    pub(crate) name: Cow<'static, str>,
     pub(crate) colour: &'static str,
     /// `(x, low, high)`.
     pub(crate) points: Vec<(f64, f64, f64)>,
@@ -167,11 +176,12 @@ impl Chart {
         h.raw("</div>").element("div", "xname", self.x_name).raw("</div></figure>");
     }
 
-    fn legend(&self) -> Vec<(&'static str, &'static str, &'static str)> {
-        let lines = self.lines.iter().map(|s| (s.name, s.colour, if s.dashed { "dashed" } else { "line" }));
-        let bars = self.bars.iter().map(|s| (s.name, s.colour, "bar"));
-        let bands = self.bands.iter().map(|b| (b.name, b.colour, "band"));
-        lines.chain(bars).chain(bands).collect()
+    /// Name, colour and shape of what is drawn; a band without a name belongs to its line.
+    fn legend(&self) -> Vec<(&str, &'static str, &'static str)> {
+        let lines = self.lines.iter().map(|s| (&*s.name, s.colour, if s.dashed { "dashed" } else { "line" }));
+        let bars = self.bars.iter().map(|s| (&*s.name, s.colour, "bar"));
+        let bands = self.bands.iter().map(|b| (&*b.name, b.colour, "band"));
+        lines.chain(bars).chain(bands).filter(|(name, ..)| !name.is_empty()).collect()
     }
 
     fn marks(&self, h: &mut Html, x: &Axis, y: &Axis) {
@@ -238,7 +248,7 @@ impl Chart {
                     let _ = write!(text, "\n{}: {}", s.name, self.y_unit.value(p.1));
                 }
             }
-            for b in &self.bands {
+            for b in self.bands.iter().filter(|b| !b.name.is_empty()) {
                 if let Some(p) = b.points.iter().find(|p| p.0 == *at) {
                     let _ = write!(
                         text,

@@ -67,18 +67,18 @@ fn loss(report: &Report<'_>) -> Chart {
     };
     let mut chart = Chart::new("Loss", note, Unit::Plain);
     chart.bands.push(Band {
-        name: "single clients, held-out",
+        name: "single clients, held-out".into(),
         colour: "c-fed",
         points: per_client(report.rounds, |m| m.loss),
     });
     chart.lines.push(Series {
-        name: "training",
+        name: "training".into(),
         colour: "c-train",
         points: over(report.rounds, |r| r.train_loss),
         dashed: true,
     });
     chart.lines.push(Series {
-        name: "held-out",
+        name: "held-out".into(),
         colour: "c-fed",
         points: over(report.rounds, |r| r.eval.as_ref()?.global.loss),
         dashed: false,
@@ -98,12 +98,12 @@ fn quality(report: &Report<'_>, m: &Measure) -> Chart {
     let mut chart = Chart::new(title, note, unit);
     chart.ceiling = (m.name == "accuracy").then_some(1.0);
     chart.bands.push(Band {
-        name: "single clients",
+        name: "single clients".into(),
         colour: "c-fed",
         points: per_client(report.rounds, m.of),
     });
     chart.lines.push(Series {
-        name: "all clients",
+        name: "all clients".into(),
         colour: "c-fed",
         points: over(report.rounds, |r| (m.of)(&r.eval.as_ref()?.global)),
         dashed: false,
@@ -118,18 +118,18 @@ fn norms(rounds: &[RoundRecord]) -> Chart {
     let mut chart = Chart::new("Size of updates", note, Unit::Plain);
     let spreads = || rounds.iter().filter_map(|r| Some((f64::from(r.round.0), r.spread.as_ref()?)));
     chart.bands.push(Band {
-        name: "smallest to largest",
+        name: "smallest to largest".into(),
         colour: "c-train",
         points: spreads().map(|(x, s)| (x, s.min_norm, s.max_norm)).collect(),
     });
     chart.lines.push(Series {
-        name: "mean client",
+        name: "mean client".into(),
         colour: "c-train",
         points: spreads().map(|(x, s)| (x, s.mean_norm)).collect(),
         dashed: false,
     });
     chart.lines.push(Series {
-        name: "their mean",
+        name: "their mean".into(),
         colour: "c-fed",
         points: spreads().map(|(x, s)| (x, s.norm_of_mean)).collect(),
         dashed: false,
@@ -145,13 +145,13 @@ fn agreement(rounds: &[RoundRecord]) -> Chart {
         .to_owned();
     let mut chart = Chart::new("Agreement of updates", note, Unit::Plain);
     chart.lines.push(Series {
-        name: "alignment",
+        name: "alignment".into(),
         colour: "c-fed",
         points: over(rounds, |r| r.spread.as_ref()?.alignment),
         dashed: false,
     });
     chart.lines.push(Series {
-        name: "factor error",
+        name: "factor error".into(),
         colour: "c-train",
         points: over(rounds, |r| r.factor_error),
         dashed: false,
@@ -164,13 +164,13 @@ fn agreement(rounds: &[RoundRecord]) -> Chart {
 fn time(rounds: &[RoundRecord]) -> Chart {
     let mut chart = Chart::new("Time", "Seconds per round.".to_owned(), Unit::Seconds);
     chart.bars.push(Series {
-        name: "round",
+        name: "round".into(),
         colour: "c-fed",
         points: over(rounds, |r| r.wall_seconds),
         dashed: false,
     });
     chart.bars.push(Series {
-        name: "evaluation",
+        name: "evaluation".into(),
         colour: "c-alone",
         points: over(rounds, |r| r.eval_seconds),
         dashed: false,
@@ -183,7 +183,7 @@ fn speed(rounds: &[RoundRecord]) -> Chart {
     let note = "Training tokens of the whole cohort per second of the round, padding excluded.".to_owned();
     let mut chart = Chart::new("Speed", note, Unit::PerSecond);
     chart.lines.push(Series {
-        name: "tokens",
+        name: "tokens".into(),
         colour: "c-fed",
         points: over(rounds, |r| r.tokens_per_second),
         dashed: false,

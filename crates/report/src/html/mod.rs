@@ -9,11 +9,13 @@ mod data;
 mod facts;
 mod findings;
 mod result;
+mod study;
 mod traffic;
 mod write;
 
 use crate::doctor::Finding;
 use crate::record::RoundRecord;
+use crate::study::Study;
 use crate::summary::Summary;
 use write::Html;
 
@@ -30,19 +32,20 @@ pub struct Report<'a> {
     pub run_toml: &'a str,
 }
 
-/// The page.
+/// The page of a study.
+#[must_use]
+pub fn study(study: &Study) -> String {
+    let mut h = Html::default();
+    begin(&mut h, &study.name);
+    study::write(&mut h, study);
+    end(h)
+}
+
+/// The page of a run.
 #[must_use]
 pub fn page(report: &Report<'_>) -> String {
     let mut h = Html::default();
-    h.raw("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">")
-        .raw("<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">")
-        .raw("<meta name=\"color-scheme\" content=\"light dark\">")
-        // the page needs nothing from anywhere: whatever slipped through could not load or run
-        .raw("<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">")
-        .element("title", "", format_args!("{} · antiphon", report.summary.run.name))
-        .raw("<style>")
-        .raw(include_str!("style.css"))
-        .raw("</style></head><body><main>");
+    begin(&mut h, &report.summary.run.name);
     result::write(&mut h, report);
     findings::write(&mut h, report);
     curves::write(&mut h, report);
@@ -50,6 +53,23 @@ pub fn page(report: &Report<'_>) -> String {
     data::write(&mut h, report);
     traffic::write(&mut h, report);
     facts::write(&mut h, report);
+    end(h)
+}
+
+/// The head, and the body open.
+fn begin(h: &mut Html, title: &str) {
+    h.raw("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">")
+        .raw("<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">")
+        .raw("<meta name=\"color-scheme\" content=\"light dark\">")
+        // the page needs nothing from anywhere: whatever slipped through could not load or run
+        .raw("<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">")
+        .element("title", "", format_args!("{title} · antiphon"))
+        .raw("<style>")
+        .raw(include_str!("style.css"))
+        .raw("</style></head><body><main>");
+}
+
+fn end(mut h: Html) -> String {
     h.raw("</main></body></html>\n");
     h.finish()
 }

@@ -59,7 +59,12 @@ fn quality(report: &Report<'_>) -> Chart {
             "Loss of the global model on {split} data of all clients, against all bytes sent until then, up and down."
         );
         let mut chart = Chart::new("What the bytes bought", note, Unit::Plain);
-        chart.lines.push(Series { name: "loss", colour: "c-fed", points: points(|m| m.loss), dashed: false });
+        chart.lines.push(Series {
+            name: "loss".into(),
+            colour: "c-fed",
+            points: points(|m| m.loss),
+            dashed: false,
+        });
         chart
     } else {
         let note = format!(
@@ -67,7 +72,12 @@ fn quality(report: &Report<'_>) -> Chart {
         );
         let mut chart = Chart::new("What the bytes bought", note, Unit::Percent);
         chart.ceiling = Some(1.0);
-        chart.lines.push(Series { name: "accuracy", colour: "c-fed", points: accuracy, dashed: false });
+        chart.lines.push(Series {
+            name: "accuracy".into(),
+            colour: "c-fed",
+            points: accuracy,
+            dashed: false,
+        });
         chart
     };
     chart.x_name = "bytes sent";
@@ -81,8 +91,13 @@ fn cumulative(report: &Report<'_>) -> Chart {
     let running = running(report);
     let line =
         |of: fn(&Traffic) -> u64| running.iter().map(|(t, r)| (f64::from(r.round.0), of(t) as f64)).collect();
-    chart.lines.push(Series { name: "up", colour: "c-fed", points: line(|t| t.up), dashed: false });
-    chart.lines.push(Series { name: "down", colour: "c-train", points: line(|t| t.down), dashed: true });
+    chart.lines.push(Series { name: "up".into(), colour: "c-fed", points: line(|t| t.up), dashed: false });
+    chart.lines.push(Series {
+        name: "down".into(),
+        colour: "c-train",
+        points: line(|t| t.down),
+        dashed: true,
+    });
     chart.from_zero = true;
     chart
 }

@@ -200,6 +200,7 @@ pub fn run(sick: Sick, clients: u64, rounds: u32, seed: u64) -> Sample {
             ),
             wall_seconds: Some(0.9 + 0.1 * noise(seed, r, 0, "wall").abs()),
             eval_seconds: (r % 2 == 1 || r + 1 == rounds).then_some(0.35),
+            forwards: Some(160 * asked),
             tokens_per_second: Some(20_300.0 + 500.0 * noise(seed, r, 0, "tokens")),
             spent: None,
             gauge: None,
@@ -272,7 +273,13 @@ fn summary(
         federated: Some(federated),
         queries: None,
         baselines: Baselines {
-            zero_shot: Some(Baseline { eval: base, steps: None, examples_seen: None, seconds: Some(0.4) }),
+            zero_shot: Some(Baseline {
+                eval: base,
+                steps: None,
+                examples_seen: None,
+                seconds: Some(0.4),
+                curve: Vec::new(),
+            }),
             local_only: Some(LocalOnly {
                 steps: Some(10 * rounds64),
                 on_union: every(&|c| {
@@ -294,6 +301,7 @@ fn summary(
                 steps: Some(10 * rounds64 * cohort),
                 examples_seen: Some(160 * rounds64 * cohort),
                 seconds: Some(31.0),
+                curve: Vec::new(),
             }),
         },
         off_site: (sick == Sick::PluggedIn).then(|| OffSite {
@@ -410,5 +418,6 @@ fn data(ids: &[ClientId], test_size: impl Fn(u64) -> u64) -> DataReport {
             ("effective number of clients by size".to_owned(), 9.1),
         ]
         .into(),
+        digest: None,
     }
 }
