@@ -1,6 +1,6 @@
 //! What this process has used of the machine, and what a step costs in operations.
 
-use antiphon_model::{Base, Mode, Part, Proj, Role, Shape, Spec, Task, Wiring, tensors};
+use antiphon_model::{Base, Branch, Mode, Part, Proj, Role, Shape, Spec, Task, Wiring, tensors};
 
 /// Seconds of processor time of this process, all threads.
 pub(crate) fn cpu_seconds() -> f64 {
@@ -52,6 +52,7 @@ pub(crate) fn step_flop(spec: &Spec, wiring: &Wiring, shape: Shape, mode: Mode, 
         .iter()
         .map(layer_of)
         .chain(wiring.lora.keys().map(|(layer, _)| *layer))
+        .chain(wiring.bottlenecks.keys().map(|(layer, _)| *layer))
         .chain(wiring.prompt.iter().map(|_| 0))
         .min()
         .unwrap_or(spec.layers);
@@ -68,6 +69,11 @@ pub(crate) fn step_flop(spec: &Spec, wiring: &Wiring, shape: Shape, mode: Mode, 
             if let Some(pair) = wiring.lora.get(&(layer, proj)) {
                 let low = 2.0 * n * (pair.rank * (out + inner)) as f64;
                 total += low * if train { 3.0 } else { 1.0 };
+            }
+        }
+        for branch in [Branch::Attention, Branch::Mlp] {
+            if let Some(b) = wiring.bottlenecks.get(&(layer, branch)) {
+                total += 4.0 * n * (b.width * spec.hidden) as f64 * if train { 3.0 } else { 1.0 };
             }
         }
         let pairs = n * seq as f64 * if spec.causal { 0.5 } else { 1.0 };

@@ -159,7 +159,7 @@ fn what_makes_no_emulator_is_refused() {
     refused(&["emulator.rule.id=offsite"], &["did you mean `offsite_tuning`", "federatedscope"]);
     refused(&["method.layers_to_transform=[0]"], &["[emulator] says which layers"]);
     let prompt = r#"method={id="prompt", num_virtual_tokens=2, prompt_tuning_init="random"}"#;
-    refused(&[prompt], &["`prompt` has no `layers_to_transform`", "`full` and `lora` can"]);
+    refused(&[prompt], &["`prompt` has no `layers_to_transform`", "`full`, `lora` and `houlsby` can"]);
     let inside = r#"method.target_modules=["model.layers.1.self_attn.q_proj", "up_proj"]"#;
     refused(&[inside], &["layer 1 is not the adapter's"]);
 }

@@ -7,11 +7,14 @@
 //! so [`write()`] refuses settings under which peft would see other modules, ranks or scales than the wiring holds, and
 //! [`read()`] refuses keys, pairs and shapes that do not fit.
 //!
+//! Bottlenecks, which peft does not know, are in the layout of AdapterHub; see `bottleneck.rs`.
+//!
 //! What peft has no words for, the labels and a pooling other than that of transformers' class, stands in
 //! `antiphon.json` beside them, which peft does not read.
 //!
 //! Deliberately missing: DoRA, LoRA on embeddings and heads, trained biases, `.bin` files.
 
+mod bottleneck;
 mod error;
 mod read;
 mod settings;
@@ -60,7 +63,7 @@ pub struct Adapter {
     pub theta: Vec<f32>,
     /// What it was trained for.
     pub about: About,
-    /// peft's settings of a LoRA; `None` for a prompt.
+    /// peft's settings of a LoRA; `None` for anything else.
     pub lora: Option<LoraSettings>,
 }
 
@@ -88,6 +91,8 @@ fn key(wiring: &Wiring, name: &str) -> String {
     match &wiring.prompt {
         Some(_) if name == PROMPT => PROMPT.to_owned(),
         Some(_) => format!("base_model.{name}"),
+        // AdapterHub's names are those of the model
+        None if !wiring.bottlenecks.is_empty() => name.to_owned(),
         None => format!("base_model.model.{name}"),
     }
 }

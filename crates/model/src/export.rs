@@ -68,6 +68,11 @@ pub enum ExportError {
         /// Its length.
         tokens: usize,
     },
+    /// Bottlenecks.
+    #[error(
+        "bottlenecks have a nonlinearity and cannot be merged into a checkpoint: keep them as an adapter"
+    )]
+    Bottlenecks,
     /// A flat vector of another model.
     #[error(transparent)]
     Adapter(#[from] AdapterError),
@@ -110,6 +115,9 @@ pub fn write_model(
 ) -> Result<(), ExportError> {
     if let Some(prompt) = &wiring.prompt {
         return Err(ExportError::Prompt { tokens: prompt.tokens });
+    }
+    if !wiring.bottlenecks.is_empty() {
+        return Err(ExportError::Bottlenecks);
     }
     adapter::check_length(&wiring.schema, theta)?;
     let spec = base.spec();

@@ -43,5 +43,5 @@ pub use spec::{Activation, Biases, Family, Norm, NormKind, Placement, Positions,
 pub use template::{ChatMessage, ChatTemplate};
 pub use tokenizer::Tokenizer;
 pub use weights::{TensorSource, Weights, WeightsError};
-pub use wiring::{HeadWiring, LoraPair, Pooling, PromptWiring, Task, Wiring};
+pub use wiring::{Bottleneck, Branch, HeadWiring, LoraPair, Pooling, PromptWiring, Task, Wiring};
 pub use workspace::{Mode, Shape, Workspace, planned_bytes};

@@ -8,7 +8,10 @@
 //! carry and no computation here reads.
 
 use crate::spec::{Family, NormKind, Positions, Proj, Spec};
-use crate::wiring::{Pooling, Task};
+use crate::wiring::{Branch, Pooling, Task};
+
+/// What AdapterHub's `adapters` shall call an adapter of bottlenecks.
+pub const BOTTLENECK: &str = "antiphon";
 
 /// Which tensor of a map or a norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,6 +109,20 @@ pub fn trunk(spec: &Spec) -> &'static str {
 pub fn module_path(spec: &Spec, layer: usize, proj: Proj) -> Option<String> {
     spec.proj_shape(proj)?;
     Some(format!("{}{}", block(spec, layer), proj_leaf(spec.family, proj)))
+}
+
+/// Tensors of the bottleneck behind a branch, in `state_dict` order: `W_down`, `b_down`, `W_up`, `b_up`, as AdapterHub's
+/// `adapters` calls those of an adapter named `antiphon`.
+#[must_use]
+pub fn bottleneck_tensors(spec: &Spec, layer: usize, branch: Branch) -> [String; 4] {
+    let place = match (spec.family, branch) {
+        (Family::Bert, Branch::Attention) => "attention.output.adapters",
+        (Family::Bert, Branch::Mlp) => "output.adapters",
+        (_, Branch::Attention) => "attention_adapters.adapters",
+        (_, Branch::Mlp) => "output_adapters.adapters",
+    };
+    let of = |leaf| format!("{}{place}.{BOTTLENECK}.{leaf}", block(spec, layer));
+    [of("adapter_down.0.weight"), of("adapter_down.0.bias"), of("adapter_up.weight"), of("adapter_up.bias")]
 }
 
 /// Name of the module of a map inside a block, the part that `target_modules` usually names: the last component

@@ -53,6 +53,30 @@ pub struct LoraPair {
     pub dropout: f32,
 }
 
+/// Where a bottleneck stands in a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Branch {
+    /// Behind the attention's output map.
+    Attention,
+    /// Behind the MLP's last map.
+    Mlp,
+}
+
+/// A bottleneck behind a branch (Houlsby et al. 2019, arXiv:1902.00751): `y ← y + W_up gelu(W_down y + b_down) + b_up`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Bottleneck {
+    /// `W_down: [width, hidden]`.
+    pub down: Range<usize>,
+    /// `b_down: [width]`.
+    pub down_bias: Range<usize>,
+    /// `W_up: [hidden, width]`.
+    pub up: Range<usize>,
+    /// `b_up: [hidden]`.
+    pub up_bias: Range<usize>,
+    /// Inner width.
+    pub width: usize,
+}
+
 /// A soft prompt: `tokens` rows of `hidden` before each sequence (arXiv:2104.08691).
 #[derive(Clone, Debug, PartialEq)]
 pub struct PromptWiring {
@@ -80,6 +104,8 @@ pub struct Wiring {
     pub live: BTreeMap<String, Range<usize>>,
     /// Low-rank pairs, by layer and map.
     pub lora: BTreeMap<(usize, Proj), LoraPair>,
+    /// Bottlenecks, by layer and branch.
+    pub bottlenecks: BTreeMap<(usize, Branch), Bottleneck>,
     /// Soft prompt.
     pub prompt: Option<PromptWiring>,
     /// Classification head.

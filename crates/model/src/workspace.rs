@@ -139,6 +139,8 @@ pub(crate) struct Acts<T> {
     pub(crate) mlp: Vec<MlpActs<T>>,
     /// Low-rank paths.
     pub(crate) low: LowActs<T>,
+    /// Bottlenecks.
+    pub(crate) bottlenecks: BottleneckActs<T>,
     /// Output of the norm at hand, `[n, d]`.
     pub(crate) n: T,
     /// Gradient of `n`, `[n, d]`.
@@ -195,6 +197,21 @@ pub(crate) struct LowActs<T> {
     pub(crate) ddropped: T,
     /// `A` (or the soft prompt) and `B` as a perturbation shows them; in inference alone.
     pub(crate) seen: [T; 2],
+}
+
+/// Bottlenecks, of width `w`.
+#[derive(Debug)]
+pub(crate) struct BottleneckActs<T> {
+    /// What comes into each, `[n, d]`; one for all in inference.
+    pub(crate) y: Vec<T>,
+    /// `W_down y + b_down` of each, `[n, w]`; one for all in inference.
+    pub(crate) z: Vec<T>,
+    /// `gelu(z)`, then the gradient of `z`, `[n, w]`.
+    pub(crate) wide: T,
+    /// Gradient of `gelu(z)`, `[n, w]`.
+    pub(crate) dwide: T,
+    /// Gradient of `y`, `[n, d]`.
+    pub(crate) dy: T,
 }
 
 /// The end of the model.
@@ -267,6 +284,14 @@ impl<T> Acts<T> {
             ddropped: make(when(train, n * plan.dropout_width))?,
             seen: [make(when(!train, plan.overlay[0]))?, make(when(!train, plan.overlay[1]))?],
         };
+        let widest = plan.widths.iter().copied().max().unwrap_or(0);
+        let bottlenecks = BottleneckActs {
+            y: plan.widths.iter().map(|_| make(n * d)).collect::<Result<_, E>>()?,
+            z: plan.widths.iter().map(|w| make(n * w)).collect::<Result<_, E>>()?,
+            wide: make(n * widest)?,
+            dwide: make(when(train, n * widest))?,
+            dy: make(when(train && widest > 0, n * d))?,
+        };
         let wide = [
             make(n * f.max(q).max(fused))?,
             make(when(blocks, n * f.max(q)))?,
@@ -286,6 +311,7 @@ impl<T> Acts<T> {
             attention,
             mlp,
             low,
+            bottlenecks,
             n: make(n * d)?,
             dn: make(when(blocks || below_head, n * d))?,
             dr: make(when(below_head, n * d))?,

@@ -29,6 +29,7 @@ fn refused(text: &str) -> String {
 fn examples() -> BTreeMap<&'static str, &'static str> {
     BTreeMap::from([
         ("full", "id = 'full'"),
+        ("houlsby", "id = 'houlsby'\nbottleneck_size = 3"),
         ("lora", "id = 'lora'\nlora_r = 2\nlora_alpha = 3\ntarget_modules = 'all-linear'"),
         ("prompt", "id = 'prompt'\nnum_virtual_tokens = 4\nprompt_tuning_init = 'random'"),
     ])
@@ -55,6 +56,9 @@ fn ranges(w: &Wiring) -> Vec<std::ops::Range<usize>> {
     let mut all: Vec<_> = w.live.values().cloned().collect();
     for pair in w.lora.values() {
         all.extend([pair.a.clone(), pair.b.clone()]);
+    }
+    for b in w.bottlenecks.values() {
+        all.extend([&b.down, &b.down_bias, &b.up, &b.up_bias].map(Clone::clone));
     }
     all.extend(w.prompt.iter().map(|p| p.range.clone()));
     if let Some(h) = &w.head {
@@ -90,7 +94,8 @@ fn first_values_depend_on_the_seed_and_the_checkpoint_alone() {
         assert_eq!(here.len(), wiring.schema.dim());
         let there = std::thread::scope(|s| s.spawn(|| init(7)).join().unwrap());
         assert_eq!(here, there, "{id}");
-        let random = !wiring.lora.is_empty() || wiring.prompt.is_some() || wiring.head.is_some();
+        let added = !wiring.lora.is_empty() || !wiring.bottlenecks.is_empty() || wiring.prompt.is_some();
+        let random = added || wiring.head.is_some();
         assert_eq!(here != init(8), random, "{id}");
         if let Some(head) = &wiring.head {
             let bias = head.bias.clone().unwrap_or(0..0);

@@ -65,7 +65,7 @@ pub(super) fn divide(loaded: &Loaded, base: &Base) -> Result<Option<Divided>, Fa
             let id = file.method.get("id").and_then(toml::Value::as_str).unwrap_or_default();
             let why = format!(
                 "`{id}` has no `{LAYERS}`: it cannot be put on some layers alone, so it makes no adapter for \
-                 [emulator]; `full` and `lora` can"
+                 [emulator]; `full`, `lora` and `houlsby` can"
             );
             refuse("method", &why)
         }

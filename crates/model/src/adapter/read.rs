@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 
 use super::settings::{LoraSettings, Targets, sites};
 use super::{
-    About, Adapter, AdapterError, CONFIG, EXTRA, Extra, POOLINGS, PROMPT, TENSORS, default_pooling, key,
+    About, Adapter, AdapterError, CONFIG, EXTRA, Extra, POOLINGS, PROMPT, TENSORS, bottleneck,
+    default_pooling, key,
 };
 use crate::gate::{self, GateError, Header, Limits, Stored};
 use crate::names::{self, Part, Role};
@@ -24,11 +25,16 @@ use crate::wiring::{HeadWiring, LoraPair, Pooling, PromptWiring, Task, Wiring};
 /// that are not finite.
 pub fn read(dir: &Path, spec: &Spec) -> Result<Adapter, AdapterError> {
     let config = Settings::open(dir)?;
-    let file = Tensors::open(dir)?;
+    let bottlenecks = bottleneck::is_one(&config.map);
+    let file = Tensors::open(bottleneck::file(dir, bottlenecks))?;
     let extra = Extra::open(&file.path)?;
     let mut flat = Flat { file: &file, list: Vec::new(), theta: Vec::new() };
     let mut wiring = Wiring::default();
     let lora = match config.text("peft_type")?.as_deref() {
+        _ if bottlenecks => {
+            bottleneck::read(spec, &config, &mut flat, &mut wiring)?;
+            None
+        }
         Some("LORA") => {
             let settings = config.lora(spec)?;
             pairs(spec, &settings, &mut flat, &mut wiring)?;
@@ -46,7 +52,8 @@ pub fn read(dir: &Path, spec: &Spec) -> Result<Adapter, AdapterError> {
     if let Some(settings) = &lora {
         settings.check(spec, &wiring)?;
     }
-    let base_model = config.text("base_model_name_or_path")?.unwrap_or_default();
+    let named = if bottlenecks { "model_name" } else { "base_model_name_or_path" };
+    let base_model = config.text(named)?.unwrap_or_default();
     let about = About { base_model, task, labels: extra.labels };
     Ok(Adapter { wiring, theta: flat.theta, about, lora })
 }
@@ -116,13 +123,15 @@ fn head(
     flat: &mut Flat<'_>,
     wiring: &mut Wiring,
 ) -> Result<Task, AdapterError> {
+    let name = |part| names::tensor_name(spec, Role::ClassHead(part));
     match config.text("task_type")?.as_deref() {
+        None if !wiring.bottlenecks.is_empty() && flat.shape(&name(Part::Weight)).is_some() => {}
         Some("CAUSAL_LM") | None => return Ok(Task::CausalLm),
         Some("SEQ_CLS") => {}
         Some(_) => return Err(config.wrong("task_type", "\"CAUSAL_LM\", \"SEQ_CLS\"")),
     }
+    // without a task_type the head is there, see above
     let because = "task_type is SEQ_CLS";
-    let name = |part| names::tensor_name(spec, Role::ClassHead(part));
     let stored = key(wiring, &name(Part::Weight));
     let classes = match flat.file.header.tensors.get(&stored).map(|t| t.shape.as_slice()) {
         Some(&[classes, _]) => classes,
@@ -210,9 +219,9 @@ fn schema(path: &Path, list: Vec<TensorSpec>) -> Result<Schema, AdapterError> {
 }
 
 /// `adapter_config.json`.
-struct Settings {
+pub(super) struct Settings {
     path: PathBuf,
-    map: Map<String, Value>,
+    pub(super) map: Map<String, Value>,
 }
 
 /// Keys that say where an adapter comes from or how it was trained.
@@ -246,12 +255,12 @@ impl Settings {
     }
 
     fn wrong(&self, key: &str, supported: &str) -> AdapterError {
-        AdapterError::Setting {
-            path: self.path.clone(),
-            key: key.to_owned(),
-            found: self.map.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string),
-            supported: supported.to_owned(),
-        }
+        let found = self.map.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string);
+        self.setting(key, found, supported.to_owned())
+    }
+
+    pub(super) fn setting(&self, key: &str, found: String, supported: String) -> AdapterError {
+        AdapterError::Setting { path: self.path.clone(), key: key.to_owned(), found, supported }
     }
 
     fn present(&self, key: &str) -> Option<&Value> {
@@ -375,7 +384,7 @@ impl Settings {
     }
 }
 
-/// `adapter_model.safetensors`, past the gate.
+/// The file of tensors, past the gate.
 struct Tensors {
     path: PathBuf,
     file: Mapped,
@@ -383,11 +392,12 @@ struct Tensors {
 }
 
 impl Tensors {
-    fn open(dir: &Path) -> Result<Self, AdapterError> {
-        let path = dir.join(TENSORS);
+    fn open(path: PathBuf) -> Result<Self, AdapterError> {
         if !path.is_file() {
-            let hint = if dir.join("adapter_model.bin").is_file() {
+            let hint = if path.with_file_name("adapter_model.bin").is_file() {
                 "; adapter_model.bin can run code when loaded and is not read: save it again with peft"
+            } else if path.with_file_name("pytorch_adapter.bin").is_file() {
+                "; pytorch_adapter.bin can run code when loaded and is not read: save it with use_safetensors=True"
             } else {
                 ""
             };
@@ -424,15 +434,24 @@ impl Tensors {
 }
 
 /// The flat vector in the making.
-struct Flat<'a> {
+pub(super) struct Flat<'a> {
     file: &'a Tensors,
     list: Vec<TensorSpec>,
     theta: Vec<f32>,
 }
 
 impl Flat<'_> {
+    /// Shape of a tensor of the file.
+    pub(super) fn shape(&self, stored: &str) -> Option<&[usize]> {
+        self.file.header.tensors.get(stored).map(|t| t.shape.as_slice())
+    }
+
+    pub(super) fn missing(&self, name: String, because: &str) -> AdapterError {
+        AdapterError::Missing { path: self.file.path.clone(), name, because: because.to_owned() }
+    }
+
     /// Appends the tensor that a schema calls `name`, if it has this shape and finite values.
-    fn take(
+    pub(super) fn take(
         &mut self,
         wiring: &Wiring,
         name: String,
@@ -442,7 +461,7 @@ impl Flat<'_> {
         let path = || self.file.path.clone();
         let stored = key(wiring, &name);
         let Some(located) = self.file.header.tensors.get(&stored) else {
-            return Err(AdapterError::Missing { path: path(), name: stored, because: because.to_owned() });
+            return Err(self.missing(stored, because));
         };
         if located.shape != shape {
             let (found, expected) = (located.shape.clone(), format!("{shape:?}"));

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::settings::LoraSettings;
 use super::{
-    About, AdapterError, CONFIG, EXTRA, Extra, POOLINGS, TENSORS, check_length, default_pooling, key,
+    About, AdapterError, CONFIG, EXTRA, Extra, POOLINGS, bottleneck, check_length, default_pooling, key,
 };
 use crate::atomic;
 use crate::gate::write::{self as safetensors, Out};
@@ -34,12 +34,17 @@ pub fn write(
     if let Some(name) = wiring.live.keys().next() {
         return Err(AdapterError::NotAnAdapter(name.clone()));
     }
+    let kinds = [!wiring.lora.is_empty(), wiring.prompt.is_some(), !wiring.bottlenecks.is_empty()];
+    if let (Some(name), true) = (wiring.schema.tensors().first(), kinds[2] && kinds[..2].contains(&true)) {
+        return Err(AdapterError::NotAnAdapter(format!("{} beside bottlenecks", name.name)));
+    }
     if let (Some(prompt), Some((layer, proj))) = (&wiring.prompt, wiring.lora.keys().next()) {
         let path = names::module_path(spec, *layer, *proj).unwrap_or_default();
         return Err(AdapterError::NotAnAdapter(format!("{path} beside a prompt of {}", prompt.tokens)));
     }
     check_length(&wiring.schema, theta)?;
     let config = match wiring.prompt {
+        None if kinds[2] => bottleneck::config(spec, wiring, about),
         Some(_) => prompt_config(spec, wiring, about),
         None => {
             let derived;
@@ -67,7 +72,7 @@ pub fn write(
         .iter()
         .map(|(t, range)| Out::values(key(wiring, &t.name), t.shape.clone(), &theta[range]))
         .collect();
-    let path = dir.join(TENSORS);
+    let path = bottleneck::file(dir, kinds[2]);
     safetensors::write(&path, tensors).map_err(io(&path))?;
     write_extra(dir, spec, about)?;
     put_json(&dir.join(CONFIG), &config)

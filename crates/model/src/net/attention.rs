@@ -27,7 +27,7 @@ impl<B: Backend> Net<B> {
         let (q_width, kv_width) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let (i, j) = self.sites(acts, k);
         let slot = self.layer_slot(acts, layer);
-        let Acts { res, stats, attention, low, n: normed, wide, out, .. } = acts;
+        let Acts { res, stats, attention, low, bottlenecks, n: normed, wide, out, .. } = acts;
         let a = &mut attention[slot];
         self.norm(cx, k, n, &res[i], normed, &mut stats[i]);
 
@@ -84,7 +84,7 @@ impl<B: Backend> Net<B> {
         match head {
             None => {
                 let stream = residual(backend, self.post_norm(), normed, res, (i, j), n * spec.hidden);
-                block.o.forward(cx, n, &a.y, stream, true, low);
+                block.o.forward(cx, n, &a.y, stream, low, bottlenecks);
             }
             Some(rows) => {
                 let (m, d) = (rows.len(), spec.hidden);
@@ -92,7 +92,7 @@ impl<B: Backend> Net<B> {
                 gather(backend, batch, from, n, rows, &mut out.x, d);
                 backend.axpy(1.0, src(&out.x, m * d), dst(&mut res[j], m * d), false);
                 gather(backend, batch, &a.y, n, rows, &mut wide[0], q_width);
-                block.o.forward(cx, m, &wide[0], &mut res[j], true, low);
+                block.o.forward(cx, m, &wide[0], &mut res[j], low, bottlenecks);
             }
         }
     }
@@ -113,18 +113,22 @@ impl<B: Backend> Net<B> {
         let lowest = self.parts.plan.lowest;
         let (i, _) = self.sites(acts, k);
         let slot = self.layer_slot(acts, layer);
-        let Acts { res, stats, attention, low, n: normed, dn, dr, wide, gain, out, .. } = acts;
+        let Acts { res, stats, attention, low, bottlenecks, n: normed, dn, dr, wide, gain, out, .. } = acts;
         let a = &attention[slot];
 
         let below = lowest <= plan::inner(k);
         match head {
-            None => block.o.backward(cx, n, &a.y, dr, below.then_some((&mut wide[0], false)), grads, low),
+            None => {
+                let dx = below.then_some((&mut wide[0], false));
+                block.o.backward(cx, n, &a.y, dr, dx, grads, low, bottlenecks);
+            }
             Some(rows) => {
                 let [y, dy, ..] = &mut *wide;
                 if block.o.reads_input() {
                     gather(backend, batch, &a.y, n, rows, y, q_width);
                 }
-                block.o.backward(cx, rows.len(), y, dr, below.then_some((&mut *dy, false)), grads, low);
+                let dx = below.then_some((&mut *dy, false));
+                block.o.backward(cx, rows.len(), y, dr, dx, grads, low, bottlenecks);
             }
         }
         if !below {

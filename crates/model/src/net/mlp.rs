@@ -14,7 +14,7 @@ impl<B: Backend> Net<B> {
         let (block, k) = (&self.parts.blocks[layer], 2 * layer + 1);
         let (i, j) = self.sites(acts, k);
         let slot = self.layer_slot(acts, layer);
-        let Acts { res, stats, mlp, low, n: normed, wide, .. } = acts;
+        let Acts { res, stats, mlp, low, bottlenecks, n: normed, wide, .. } = acts;
         let m = &mut mlp[slot];
         self.norm(cx, k, n, &res[i], normed, &mut stats[i]);
         match &block.mlp {
@@ -26,7 +26,7 @@ impl<B: Backend> Net<B> {
         }
         self.activate(cx, n, layer, m, &mut wide[0]);
         let stream = residual(cx.backend, self.post_norm(), normed, res, (i, j), n * self.spec().hidden);
-        block.down.forward(cx, n, &wide[0], stream, true, low);
+        block.down.forward(cx, n, &wide[0], stream, low, bottlenecks);
     }
 
     /// Gradients of [`Self::mlp`]: `dr` comes as the gradient after the branch and leaves as the one before.
@@ -42,7 +42,7 @@ impl<B: Backend> Net<B> {
         let (lowest, len) = (self.parts.plan.lowest, n * spec.ffn);
         let (i, _) = self.sites(acts, k);
         let slot = self.layer_slot(acts, layer);
-        let Acts { res, stats, mlp, low, n: normed, dn, dr, wide, gain, .. } = acts;
+        let Acts { res, stats, mlp, low, bottlenecks, n: normed, dn, dr, wide, gain, .. } = acts;
         let m = &mlp[slot];
         let [da, dgate_or_up, dup, _] = wide;
 
@@ -51,7 +51,8 @@ impl<B: Backend> Net<B> {
             self.activate(cx, n, layer, m, dgate_or_up);
         }
         let below = lowest <= plan::inner(k);
-        block.down.backward(cx, n, dgate_or_up, dr, below.then_some((&mut *da, false)), grads, low);
+        let dx = below.then_some((&mut *da, false));
+        block.down.backward(cx, n, dgate_or_up, dr, dx, grads, low, bottlenecks);
         if !below {
             return;
         }

@@ -16,6 +16,7 @@
 //! Deliberately missing: dropout anywhere but on low-rank paths, token types other than 0, encoder-decoder models.
 
 mod attention;
+mod bottleneck;
 mod cache;
 mod embed;
 mod maps;

@@ -13,7 +13,7 @@
 
 use crate::names::{Part, Role};
 use crate::spec::{Placement, Proj, Spec};
-use crate::wiring::{Task, Wiring};
+use crate::wiring::{Branch, Task, Wiring};
 
 /// A place in the chain, ascending from the embeddings to the head.
 pub(crate) type Stage = usize;
@@ -60,6 +60,13 @@ fn proj_stage(layer: usize, proj: Proj) -> Stage {
     }
 }
 
+fn way_back(layer: usize, branch: Branch) -> Stage {
+    match branch {
+        Branch::Attention => outer(2 * layer),
+        Branch::Mlp => outer(2 * layer + 1),
+    }
+}
+
 /// The stage of a tensor.
 fn stage(spec: &Spec, role: Role) -> Stage {
     let post = usize::from(spec.placement == Placement::Post);
@@ -82,6 +89,8 @@ pub(crate) struct Plan {
     pub(crate) lowest: Stage,
     /// Ranks of the low-rank pairs, in the order of the wiring's map.
     pub(crate) ranks: Vec<usize>,
+    /// Widths of the bottlenecks, in the order of the wiring's map.
+    pub(crate) widths: Vec<usize>,
     /// Widest input of a pair with dropout; 0 when there is none.
     pub(crate) dropout_width: usize,
     /// Elements of the largest `A` of a pair or soft prompt, and of the largest `B`.
@@ -94,6 +103,7 @@ impl Plan {
         let lowest = roles
             .map(|r| stage(spec, r))
             .chain(wiring.lora.keys().map(|&(layer, proj)| proj_stage(layer, proj)))
+            .chain(wiring.bottlenecks.keys().map(|&(layer, branch)| way_back(layer, branch)))
             .chain(wiring.prompt.as_ref().map(|_| EMBEDDING))
             .chain(wiring.head.as_ref().map(|_| head(spec)))
             .min()
@@ -112,7 +122,9 @@ impl Plan {
             largest(&mut wiring.lora.values().map(|p| p.a.len()).chain(prompt)),
             largest(&mut wiring.lora.values().map(|p| p.b.len())),
         ];
-        Self { lowest, ranks: wiring.lora.values().map(|p| p.rank).collect(), dropout_width, overlay }
+        let ranks = wiring.lora.values().map(|p| p.rank).collect();
+        let widths = wiring.bottlenecks.values().map(|b| b.width).collect();
+        Self { lowest, ranks, widths, dropout_width, overlay }
     }
 
     /// The same model without a backward.
@@ -121,6 +133,7 @@ impl Plan {
             lowest: usize::MAX,
             dropout_width: 0,
             ranks: self.ranks.iter().copied().max().into_iter().collect(),
+            widths: self.widths.iter().copied().max().into_iter().collect(),
             overlay: self.overlay,
         }
     }

@@ -5,13 +5,14 @@ use std::ops::Range;
 
 use antiphon_kernels::{Backend, BackendError, Gelu, Layout};
 
+use super::bottleneck::{Bottleneck, WayBack};
 use super::maps::{Low, Map, Param};
 use super::plan::{self, Plan};
 use crate::batch::BatchError;
 use crate::names::{self, Part, Role, TensorInfo};
 use crate::spec::{Activation, Family, NormKind, Positions, Proj, Spec};
 use crate::weights::{Weights, WeightsError};
-use crate::wiring::{Pooling, Task, Wiring};
+use crate::wiring::{Branch, Pooling, Task, Wiring};
 
 /// A model that cannot run as asked.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,18 @@ pub enum NetError {
         layers: usize,
         /// Maps of a layer.
         maps: Vec<Proj>,
+    },
+    /// A bottleneck in a layer that the model lacks.
+    #[error(
+        "the wiring has a bottleneck behind the {branch:?} of layer {layer}, and this model has {layers} layers"
+    )]
+    Bottleneck {
+        /// Its layer.
+        layer: usize,
+        /// Its branch.
+        branch: Branch,
+        /// Layers of the model.
+        layers: usize,
     },
     /// A range of the trainable vector has the wrong length or lies outside.
     #[error("`{what}` lies at {found:?} of a trainable vector of {dim}, and {expected} elements are needed")]
@@ -156,9 +169,9 @@ pub(crate) struct Block {
     pub(crate) qkv: Qkv,
     /// Gains on the heads of q and k.
     pub(crate) qk_norm: Option<[Param; 2]>,
-    pub(crate) o: Map,
+    pub(crate) o: WayBack,
     pub(crate) mlp: Mlp,
-    pub(crate) down: Map,
+    pub(crate) down: WayBack,
 }
 
 /// The maps into the MLP and what joins them.
@@ -254,6 +267,16 @@ fn fits(spec: &Spec, task: Task, wiring: &Wiring) -> Result<(), NetError> {
         }
         range(&|| format!("A of {proj:?}, layer {layer}"), &pair.a, pair.rank * d_in)?;
         range(&|| format!("B of {proj:?}, layer {layer}"), &pair.b, d_out * pair.rank)?;
+    }
+    for (&(layer, branch), b) in &wiring.bottlenecks {
+        if layer >= spec.layers {
+            return Err(NetError::Bottleneck { layer, branch, layers: spec.layers });
+        }
+        let what = |part: &str| format!("{part} of the bottleneck behind the {branch:?} of layer {layer}");
+        range(&|| what("W_down"), &b.down, b.width * spec.hidden)?;
+        range(&|| what("b_down"), &b.down_bias, b.width)?;
+        range(&|| what("W_up"), &b.up, spec.hidden * b.width)?;
+        range(&|| what("b_up"), &b.up_bias, spec.hidden)?;
     }
     if let Some(p) = &wiring.prompt {
         range(&|| "soft prompt".into(), &p.range, p.tokens * spec.hidden)?;
@@ -356,15 +379,22 @@ impl<B: Backend> Find<'_, B> {
         Ok(Block {
             qkv,
             qk_norm,
-            o: self.need(layer, Proj::O)?,
+            o: self.way_back(layer, Proj::O, Branch::Attention)?,
             mlp: match self.spec.activation {
                 Activation::SwiGlu => {
                     Mlp::SwiGlu { gate: self.need(layer, Proj::Gate)?, up: self.need(layer, Proj::Up)? }
                 }
                 Activation::Gelu(kind) => Mlp::Gelu { kind, up: self.need(layer, Proj::Up)? },
             },
-            down: self.need(layer, Proj::Down)?,
+            down: self.way_back(layer, Proj::Down, Branch::Mlp)?,
         })
+    }
+
+    fn way_back(&self, layer: usize, proj: Proj, branch: Branch) -> Result<WayBack, NetError> {
+        let all = self.wiring.bottlenecks.iter().enumerate();
+        let found = all.into_iter().find(|(_, (key, _))| **key == (layer, branch));
+        let behind = found.map(|(slot, (_, b))| Bottleneck::new(b, self.spec.hidden, slot));
+        Ok(WayBack { map: self.need(layer, proj)?, behind })
     }
 
     fn out(&self, task: Task) -> Result<Out, NetError> {

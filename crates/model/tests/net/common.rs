@@ -6,8 +6,9 @@ use antiphon_core::{Noise, Purpose, Schema, Stream, TensorSpec};
 use antiphon_kernels::{Backend, Dst, FrozenData, Gelu, Layout, Src};
 use antiphon_model::names::{self, Role};
 use antiphon_model::{
-    Activation, Batch, Biases, Family, HeadWiring, LoraPair, Net, Norm, NormKind, Placement, Pooling,
-    Positions, Proj, PromptWiring, RopeScaling, Spec, Task, TensorSource, Weights, Wiring,
+    Activation, Batch, Biases, Bottleneck, Branch, Family, HeadWiring, LoraPair, Net, Norm, NormKind,
+    Placement, Pooling, Positions, Proj, PromptWiring, RopeScaling, Spec, Task, TensorSource, Weights,
+    Wiring,
 };
 
 /// Sizes that share no value where a transposition could hide: grouped keys, `heads · head_dim != hidden`.
@@ -162,6 +163,21 @@ impl Wire {
         self
     }
 
+    pub(crate) fn bottlenecks(mut self, spec: &Spec, places: &[(usize, Branch)], width: usize) -> Self {
+        for &(layer, branch) in places {
+            let [down, down_bias, up, up_bias] = names::bottleneck_tensors(spec, layer, branch);
+            let bottleneck = Bottleneck {
+                down: self.push(down, &[width, spec.hidden]),
+                down_bias: self.push(down_bias, &[width]),
+                up: self.push(up, &[spec.hidden, width]),
+                up_bias: self.push(up_bias, &[spec.hidden]),
+                width,
+            };
+            self.wiring.bottlenecks.insert((layer, branch), bottleneck);
+        }
+        self
+    }
+
     pub(crate) fn prompt(mut self, spec: &Spec, tokens: usize) -> Self {
         let range = self.push("prompt_embeddings".into(), &[tokens, spec.hidden]);
         self.wiring.prompt = Some(PromptWiring { range, tokens });
@@ -217,6 +233,20 @@ pub(crate) fn methods(spec: &Spec, task: Task) -> Vec<(&'static str, Wiring)> {
         ("lora-ranks", wire().lora(spec, &ranks, 0.5, 0.0).done(spec, task)),
         ("lora-dropout", wire().lora(spec, &of(0..2, &ALL, 2), 0.7, 0.3).done(spec, task)),
         ("prompt", wire().prompt(spec, 2).done(spec, task)),
+        (
+            "bottlenecks",
+            wire()
+                .bottlenecks(spec, &[0, 1].map(|l| [(l, Branch::Attention), (l, Branch::Mlp)]).concat(), 5)
+                .done(spec, task),
+        ),
+        (
+            "bottleneck-mixed",
+            wire()
+                .lora(spec, &of(1..2, &[Proj::O, Proj::Up], 2), 0.7, 0.0)
+                .bottlenecks(spec, &[(1, Branch::Attention)], 3)
+                .done(spec, task),
+        ),
+        ("bottleneck-top", wire().bottlenecks(spec, &[(1, Branch::Mlp)], 3).done(spec, task)),
         (
             "head",
             wire().live(spec, task, |r, _| matches!(r, Role::LmHead | Role::Pooler(_))).done(spec, task),

@@ -1,4 +1,4 @@
-//! Every model and method against transformers and peft (`tests/golden/net/make.py`): logits, loss, every gradient, and
+//! Every model and method against transformers, peft (`tests/golden/net/make.py`) and adapters (`houlsby.py`): logits, loss, every gradient, and
 //! the parameters after ten steps of AdamW.
 
 use std::collections::BTreeMap;
@@ -9,8 +9,8 @@ use antiphon_core::{Schema, TensorSpec};
 use antiphon_kernels::{AdamW, Backend, Coef, Cpu, Dst, Reference, Src};
 use antiphon_model::names::{self, Role};
 use antiphon_model::{
-    Checkpoint, HeadWiring, LoraPair, Mode, Net, Pooling, PromptWiring, Shape, Spec, Task, TensorSource,
-    Weights, Wiring,
+    Bottleneck, Branch, Checkpoint, HeadWiring, LoraPair, Mode, Net, Pooling, PromptWiring, Shape, Spec,
+    Task, TensorSource, Weights, Wiring,
 };
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -33,6 +33,8 @@ struct Case {
     #[serde(default)]
     lora: BTreeMap<String, Pair>,
     prompt: Option<usize>,
+    /// Width of the bottlenecks.
+    houlsby: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -97,6 +99,12 @@ fn wire(spec: &Spec, task: Task, case: &Case, golden: &Tensors) -> Wiring {
         }
     }
     assert_eq!(wiring.lora.len(), case.lora.len(), "a pair of the golden file was not placed");
+    for (layer, branch) in (0..spec.layers).flat_map(|l| [(l, Branch::Attention), (l, Branch::Mlp)]) {
+        let Some(width) = case.houlsby else { break };
+        let [down, down_bias, up, up_bias] =
+            names::bottleneck_tensors(spec, layer, branch).map(|name| range(&name).unwrap());
+        wiring.bottlenecks.insert((layer, branch), Bottleneck { down, down_bias, up, up_bias, width });
+    }
     wiring.prompt =
         case.prompt.map(|tokens| PromptWiring { range: range("prompt_embeddings").unwrap(), tokens });
     let module = names::class_head_module(spec);
@@ -105,6 +113,7 @@ fn wire(spec: &Spec, task: Task, case: &Case, golden: &Tensors) -> Wiring {
     wiring.schema = schema;
     let placed = wiring.live.len()
         + 2 * wiring.lora.len()
+        + 4 * wiring.bottlenecks.len()
         + usize::from(wiring.prompt.is_some())
         + wiring.head.as_ref().map_or(0, |h| 1 + usize::from(h.bias.is_some()));
     assert_eq!(placed, wiring.schema.tensors().len(), "a tensor of the golden file was not placed");
@@ -277,8 +286,8 @@ fn each_case(mut check: impl FnMut(&str, &Checkpoint, &Case, &Tensors)) {
             }
         }
     }
-    // eight models, five methods, and three of them as classifiers for two decoders
-    assert_eq!(count, 46);
+    // eight models, five methods, three of them as classifiers for two decoders, and bottlenecks in three models
+    assert_eq!(count, 49);
 }
 
 #[test]

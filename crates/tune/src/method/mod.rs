@@ -8,6 +8,7 @@
 
 mod full;
 mod head;
+mod houlsby;
 mod layers;
 mod layout;
 mod lora;
@@ -23,7 +24,7 @@ use antiphon_model::{Spec, Task, TensorSource, Wiring};
 pub use prompt::{embedding_std, token_rows};
 
 /// Every method.
-pub const METHODS: &[&Entry<dyn Method>] = &[&full::ENTRY, &lora::ENTRY, &prompt::ENTRY];
+pub const METHODS: &[&Entry<dyn Method>] = &[&full::ENTRY, &houlsby::ENTRY, &lora::ENTRY, &prompt::ENTRY];
 
 /// The method that `table["id"]` names.
 pub fn build(table: &toml::Table) -> Result<Box<dyn Method>, ConfigError> {
@@ -91,7 +92,7 @@ fn read(base: &dyn TensorSource, name: &str, at: usize, out: &mut [f32]) -> Resu
 pub enum Export {
     /// Checkpoint tensors themselves: `config.json` and `model.safetensors`.
     Checkpoint,
-    /// A peft adapter; with the settings of its `LoraConfig`, if it is one of low-rank pairs.
+    /// An adapter beside the checkpoint; with the settings of its `LoraConfig`, if it is one of low-rank pairs.
     Adapter(Option<LoraSettings>),
 }
 
@@ -146,6 +147,14 @@ pub enum MethodError {
         d_out: usize,
         /// Columns.
         d_in: usize,
+    },
+    /// A bottleneck wider than what it narrows.
+    #[error("`bottleneck_size` is {width}, and the model is {hidden} wide; expected at most {hidden}, such as {}", (hidden / 8).max(1))]
+    Bottleneck {
+        /// Asked for.
+        width: usize,
+        /// Of the model.
+        hidden: usize,
     },
     /// A layer that the model does not have.
     #[error("`layers_to_transform`: layer {layer} of a model with layers {}", layers::listed(known))]
