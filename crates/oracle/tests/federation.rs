@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use antiphon_algo::{AggregationSettings, LocalWork, WorkError, server_step};
-use antiphon_core::{ClientId, Purpose, Stream};
+use antiphon_core::{ClientId, Purpose, Round, Stream};
 use antiphon_oracle::ledger::{Ledger, Limits, Metered, Terms};
 use antiphon_oracle::search::{self, Ground, Purse, Search, Seeker};
 use antiphon_oracle::synthetic::{Synthetic, labels};
@@ -121,12 +121,19 @@ impl Federation {
     }
 }
 
-const CASES: [(&str, &str, u32, f64); 5] = [
+const CASES: [(&str, &str, u32, f64); 6] = [
     // the perturbed fitness forbids prompts that act alike on every input, and in this model all do
     (
         "fedbpt",
         "id = 'fedbpt'\nintrinsic_dim = 6\nsigma = 0.5\nsigma_floor = 0.05\nperturb_rate = 0.0\nlocal_iter = 4\n\
          loss = 'cross_entropy'",
+        6,
+        1.0,
+    ),
+    (
+        "fedbpt",
+        "id = 'fedbpt'\nintrinsic_dim = 6\nsigma = 0.5\nsigma_floor = 0.05\nperturb_rate = 0.0\nlocal_iter = 4\n\
+         rank_by = 'gain'\nloss = 'cross_entropy'",
         6,
         1.0,
     ),
@@ -225,4 +232,36 @@ fn a_budget_that_runs_out_ends_the_rounds_and_is_never_passed() {
     assert!(spent <= 2000 && spent > 1500, "{spent}");
     // counted where it was asked, not where it was promised: 40 questions were scored to make the data
     assert_eq!(federation.oracle.asked(), spent + 40);
+}
+
+/// A client whose questions cannot be answered worse or better has gained nothing, however low its loss.
+#[test]
+fn ranking_by_gain_forgets_how_easy_a_clients_questions_are() {
+    let reported = |rank: &str| {
+        let table = format!(
+            "id = 'fedbpt'\nintrinsic_dim = 6\nsigma = 0.5\nperturb_rate = 0.0\nlocal_iter = 2\nloss = 'cross_entropy'\n\
+             rank_by = '{rank}'"
+        );
+        let federation = Federation::new(&table, 1.0, None);
+        let start = federation.search.start();
+        let grant = Grant::Weights(Arc::clone(&federation.oracle) as _);
+        let fitness = |k: u64, state: &[f32]| {
+            let prompt = federation.search.prompt(state).unwrap();
+            prompt.fitness(&grant, &questions(&federation.oracle, k), Loss::CrossEntropy).unwrap().loss
+        };
+        let own = |k: u64| {
+            let delta = (&mut &federation.crew[&ClientId(k)]).run(&start, Round(0)).unwrap().delta;
+            let end: Vec<f32> = start.iter().zip(&delta).map(|(s, d)| s - d).collect();
+            // the state's places: the mean, the step size, the path, the fitness
+            let told = -f64::from(*delta.last().unwrap());
+            (told, fitness(k, &end), fitness(k, &start))
+        };
+        (0..CLIENTS).map(own).collect::<Vec<_>>()
+    };
+    for (told, end, _) in reported("loss") {
+        assert!((told - end).abs() < 1e-5, "{told} {end}");
+    }
+    for (told, end, start) in reported("gain") {
+        assert!((told - (end - start)).abs() < 1e-5, "{told} {end} {start}");
+    }
 }

@@ -50,8 +50,22 @@ struct FedBpt {
     /// halves the queries.
     #[serde(default = "half")]
     perturb_rate: f64,
+    /// By what the server ranks clients: `loss` as the paper, `gain` over the broadcast prompt on the client's own data.
+    #[serde(default)]
+    rank_by: RankBy,
     /// What is minimised.
     loss: Loss,
+}
+
+/// What a client reports as the fitness of its result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RankBy {
+    /// The fitness itself. Where clients hold different tasks, whoever holds the easiest is ranked first whatever it found.
+    #[default]
+    Loss,
+    /// What it has gained in the round: one evaluation more. Not of the paper.
+    Gain,
 }
 
 fn one() -> f64 {
@@ -167,9 +181,14 @@ impl Search for Prepared {
             }
             Ok(own / soft_fitness(&*oracle, &soft, &other, self.settings.loss)?.loss)
         };
+        let before = match self.settings.rank_by {
+            RankBy::Loss => 0.0,
+            RankBy::Gain => fitness(&mean)?,
+        };
         let cma = Cma::new(mean, sigma, self.client.clone())?;
         let job = Job { cma, generations: self.settings.local_iter };
-        let report = core::search(job, &mut key("samples"), &mut fitness)?;
+        let mut report = core::search(job, &mut key("samples"), &mut fitness)?;
+        report.fitness -= before;
         // a client whose end could not be evaluated has no rank
         if !report.fitness.is_finite() || known == 0 {
             return Err(SearchError::NothingKnown);
@@ -200,6 +219,11 @@ impl Search for Prepared {
     }
 
     fn queries(&self, examples: u64) -> u64 {
-        self.settings.core().queries(examples, self.settings.perturb_rate > 0.0)
+        let perturbed = self.settings.perturb_rate > 0.0;
+        let before = match self.settings.rank_by {
+            RankBy::Loss => 0,
+            RankBy::Gain => examples * if perturbed { 2 } else { 1 },
+        };
+        self.settings.core().queries(examples, perturbed) + before
     }
 }
