@@ -81,6 +81,7 @@ fn config() -> Result<String, String> {
          command line as `section.key=value`. Tables with an `id` are listed in [catalogue.md](catalogue.md).\n\n"
     );
     let runfile = include_str!("../src/runfile.rs");
+    let oracle = include_str!("../src/oracle.rs");
     let tune = include_str!("../../tune/src/settings.rs");
     let emulator = include_str!("../../model/src/emulator.rs");
     let data = include_str!("../../data/src/settings.rs");
@@ -100,6 +101,9 @@ fn config() -> Result<String, String> {
         ("data.split", split, "Fractions"),
         ("emulator", emulator, "EmulatorSettings"),
         ("train", tune, "TrainSettings"),
+        ("oracle", oracle, "OracleSettings"),
+        ("oracle.budget", oracle, "Budget"),
+        ("oracle.prices", oracle, "PriceList"),
         ("federation", runfile, "FederationSettings"),
         ("aggregation", algo, "AggregationSettings"),
         ("eval", runfile, "EvalSettings"),
@@ -193,7 +197,9 @@ fn toml_type(rust: &str) -> (String, bool) {
         "Column" => "name, or number from zero",
         "Targets" => "text, or list of names",
         "Splitter" => "name, or table",
-        "Table" | "Columns" | "Fractions" | "EmulatorSettings" | "ArmSettings" => "table",
+        "Table" | "Columns" | "Fractions" | "Budget" | "PriceList" | "EmulatorSettings" | "ArmSettings" => {
+            "table"
+        }
         _ if name.starts_with("BTreeMap") || rust.starts_with("BTreeMap") => "table",
         _ => "name",
     };

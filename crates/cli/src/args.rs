@@ -92,6 +92,9 @@ pub struct Resume {
     /// The run file, if it should be compared with the one in the directory.
     #[arg(long)]
     pub file: Option<PathBuf>,
+    /// Keys that change no result, such as a larger `oracle.budget.examples=90000`: the budget, and how an endpoint is asked.
+    #[arg(value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
 }
 
 /// Arguments of `antiphon compare`.

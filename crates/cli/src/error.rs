@@ -27,13 +27,15 @@ pub enum Kind {
     Federation,
     /// Reading or writing failed; a full disk too.
     Storage,
+    /// The oracle of a search: its endpoint or its budget.
+    Oracle,
     /// Stopped by the user after a checkpoint.
     Interrupted,
 }
 
 impl Kind {
     /// Every kind, in order of its code.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Internal,
         Self::Usage,
         Self::Settings,
@@ -42,6 +44,7 @@ impl Kind {
         Self::RunDir,
         Self::Federation,
         Self::Storage,
+        Self::Oracle,
         Self::Interrupted,
     ];
 
@@ -57,6 +60,7 @@ impl Kind {
             Self::RunDir => 6,
             Self::Federation => 7,
             Self::Storage => 8,
+            Self::Oracle => 9,
             Self::Interrupted => 130,
         }
     }
@@ -73,6 +77,9 @@ impl Kind {
             Self::RunDir => "the run directory: in use, changed, or not one",
             Self::Federation => "the federation could not close a round",
             Self::Storage => "reading or writing failed, a full disk too",
+            Self::Oracle => {
+                "the endpoint of a search failed, or its budget is used up; `antiphon resume` continues"
+            }
             Self::Interrupted => {
                 "stopped by the user; a checkpoint is written and `antiphon resume` continues"
             }

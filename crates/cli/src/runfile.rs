@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Failure, Kind};
+use crate::oracle::OracleSettings;
 use crate::place::{Source, plain};
 
 /// A whole run file.
@@ -111,7 +112,7 @@ pub enum HeadSharing {
 #[serde(deny_unknown_fields)]
 pub struct ModelSettings {
     /// Hugging Face directory (config.json, safetensors, tokenizer.json), or `init:DIR/config.json` for a model
-    /// from scratch with the tokenizer beside that file.
+    /// from scratch with the tokenizer beside that file. With `oracle.endpoint`, a folder with the tokenizer is enough.
     pub base_model: String,
     /// For classification: whether the head is `federated` or `local`.
     #[serde(default)]
@@ -119,28 +120,6 @@ pub struct ModelSettings {
     /// A chat template by name, such as `chatml`, instead of the checkpoint's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<String>,
-}
-
-/// `[oracle]`. The oracle is the base model inside this process.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct OracleSettings {
-    /// What a search is granted: `text`, `logprobs` or `embeddings`. It cannot reach further.
-    pub access: antiphon_oracle::Access,
-    /// The most that a whole run may ask. Nothing set is no limit.
-    pub budget: antiphon_oracle::ledger::Limits,
-}
-
-impl Default for OracleSettings {
-    fn default() -> Self {
-        Self { access: antiphon_oracle::Access::Embeddings, budget: antiphon_oracle::ledger::Limits::NONE }
-    }
-}
-
-impl OracleSettings {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// `[federation]`.
@@ -189,11 +168,13 @@ pub struct EvalSettings {
     pub baselines: Vec<Baseline>,
     /// Validation examples of each client used at most, evenly spaced. 0: all. Tables use all of the test data.
     pub max_examples: usize,
+    /// For a search: random search with as many queries stands beside it. At an endpoint it is paid from the same budget.
+    pub random_search: bool,
 }
 
 impl Default for EvalSettings {
     fn default() -> Self {
-        Self { every_rounds: 1, baselines: vec![Baseline::ZeroShot], max_examples: 0 }
+        Self { every_rounds: 1, baselines: vec![Baseline::ZeroShot], max_examples: 0, random_search: true }
     }
 }
 
@@ -312,8 +293,15 @@ fn check(s: &RunFile, name: &str) -> Result<(), Failure> {
             format_args!("{name}: {why}; use [\"zero_shot\"], random search is added by itself"),
         ));
     }
-    if s.oracle.access == antiphon_oracle::Access::Weights {
-        return refuse("oracle.access", &s.oracle.access, "`text`, `logprobs` or `embeddings`");
+    if let Some((key, found, expected)) = s.oracle.refusal() {
+        return refuse(key, &found, expected);
+    }
+    if s.oracle.endpoint.is_some() && s.emulator.is_some() {
+        return refuse(
+            "emulator",
+            &"(given)",
+            "none with `oracle.endpoint`: clients hold no part of the model",
+        );
     }
     let f = &s.federation;
     if f.num_rounds == 0 {

@@ -52,7 +52,11 @@ fn run_files() {
             &["run.toml:26:1", "[method]", "`lora_alfa`", "did you mean `lora_alpha`"],
         ),
         // names of nothing
-        ("\"lora\"", "\"lorra\"", &["run.toml:24:1", "`lorra`", "did you mean `lora`", "full, houlsby, lora, prompt"]),
+        (
+            "\"lora\"",
+            "\"lorra\"",
+            &["run.toml:24:1", "`lorra`", "did you mean `lora`", "full, houlsby, lora, prompt"],
+        ),
         ("\"field\"", "\"feild\"", &["run.toml:17:1", "[data.partition]", "did you mean `field`"]),
         (
             "\"prompt_completion\"",

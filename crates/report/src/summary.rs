@@ -54,7 +54,7 @@ pub struct Summary {
 }
 
 /// What a search asked of its oracle, the whole run together.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Queries {
     /// Who answered.
     pub oracle: String,
@@ -77,6 +77,15 @@ pub struct Queries {
     /// Examples that the run might have evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<u64>,
+    /// Largest |Δ log p| between answers to one repeated question, nats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise_floor: Option<f64>,
+    /// Typical |Δ loss| of one question between two states of the search at its start, nats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_effect: Option<f64>,
+    /// Numbers that were searched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub searched: Option<u64>,
 }
 
 /// What was run.
@@ -107,8 +116,9 @@ pub struct RunFacts {
     pub local_steps: Option<u64>,
     /// Scalars trained.
     pub trainable: u64,
-    /// Scalars of the base model.
-    pub parameters: u64,
+    /// Scalars of the base model; absent where it is behind an endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<u64>,
     /// The seed of everything random.
     pub seed: u64,
     /// Worker threads; the result does not depend on it.

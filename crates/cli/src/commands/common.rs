@@ -41,6 +41,7 @@ pub(super) fn is_run(path: &Path) -> bool {
 /// Opens what `model` names, with the adapter in `adapter` instead of its own.
 pub(super) fn open(model: &Path, adapter: Option<&Path>) -> Result<Named, Failure> {
     let run = if is_run(model) { Some(look(model)?.1) } else { None };
+    run.as_ref().map_or(Ok(()), here)?;
     let latest = Layout::new(model).latest();
     let tuned_whole = latest.join("config.json").is_file();
     let base = match &run {
@@ -59,6 +60,16 @@ pub(super) fn open(model: &Path, adapter: Option<&Path>) -> Result<Named, Failur
         (None, Base::Init { .. }) => None,
     };
     Ok(Named { base, adapter, run })
+}
+
+/// Refuses a run whose model is elsewhere.
+pub(super) fn here(loaded: &Loaded) -> Result<(), Failure> {
+    if loaded.settings.oracle.endpoint.is_none() {
+        return Ok(());
+    }
+    let why = "the model of this run is behind `oracle.endpoint`: there is none to open here; latest/prompt.json holds the \
+               prompt that was found, summary.json its numbers";
+    Err(Failure::new(Kind::Model, why))
 }
 
 fn checkpoint(dir: &Path) -> Result<Base, Failure> {

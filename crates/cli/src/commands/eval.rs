@@ -25,6 +25,7 @@ pub(super) fn run(a: &Eval, quiet: bool, json: bool) -> Result<(), Failure> {
     } else {
         (None, runfile::load(&a.run, &[])?)
     };
+    common::here(&loaded)?;
     let session = Session::open_with(loaded, a.adapter.as_deref(), &progress, stop)?;
     progress.stage("evaluating");
     let (what, eval) = match (&a.adapter, &snapshot) {

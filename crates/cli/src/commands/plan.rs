@@ -3,14 +3,18 @@
 
 use std::fmt::Write as _;
 
+use antiphon_algo::Checked;
+use antiphon_report::DataReport;
 use antiphon_report::format::{bytes, count, seconds, short};
 use serde_json::json;
 
 use crate::args::RunFile;
 use crate::error::{Fail, Failure, Kind};
+use crate::oracle::EMBEDDED;
 use crate::prediction::Prediction;
 use crate::progress::Progress;
-use crate::runfile;
+use crate::remote::{Draft, Needs};
+use crate::runfile::{self, Loaded};
 use crate::session::Session;
 
 /// Clients that are listed one by one.
@@ -18,6 +22,9 @@ const LISTED: usize = 12;
 
 pub(super) fn run(a: &RunFile, quiet: bool, json: bool) -> Result<(), Failure> {
     let loaded = runfile::load(&a.file, &a.overrides)?;
+    if loaded.settings.oracle.endpoint.is_some() {
+        return remote(loaded, quiet, json);
+    }
     let session = Session::open(loaded, &Progress::new(0, quiet), Default::default())?;
     let prediction = Prediction::of(&session);
     if json {
@@ -36,6 +43,101 @@ pub(super) fn run(a: &RunFile, quiet: bool, json: bool) -> Result<(), Failure> {
     }
     print!("{}", text(&session, &prediction));
     Ok(())
+}
+
+/// The plan of a run whose model is behind an endpoint. Nothing is sent.
+fn remote(loaded: Loaded, quiet: bool, json: bool) -> Result<(), Failure> {
+    let draft = Draft::open(loaded, &Progress::new(0, quiet), Default::default())?;
+    let (plan, needs) = draft.needs()?;
+    if json {
+        let value = json!({
+            "queries": needs,
+            "clients": draft.people.len(),
+            "rounds": draft.policy.num_rounds,
+            "aggregation": plan.describe(),
+            "data": draft.data,
+            "truncation": draft.truncation,
+            "notes": draft.notes,
+        });
+        println!("{}", serde_json::to_string(&value).fail(Kind::Internal)?);
+        return Ok(());
+    }
+    print!("{}", remote_text(&draft, &plan, &needs));
+    Ok(())
+}
+
+fn remote_text(draft: &Draft, plan: &Checked, n: &Needs) -> String {
+    let oracle = &draft.file().oracle;
+    let rounds = u64::from(draft.policy.num_rounds);
+    let endpoint = oracle.endpoint.as_deref().unwrap_or_default();
+    let of = |limit: Option<u64>| limit.map_or(String::new(), |l| format!(" of a budget of {}", count(l)));
+    let model = match &oracle.model {
+        _ if endpoint == EMBEDDED => {
+            format!("{}, on a server of the run's own", draft.file().model.base_model)
+        }
+        Some(model) => format!("{model} at {endpoint}"),
+        None => endpoint.to_owned(),
+    };
+    let dialect = oracle.dialect();
+    let spent = |micros: u64| format!("{:.4}", micros as f64 / 1e6);
+    let money = match oracle.budget.money {
+        Some(limit) => format!("about {} of a budget of {limit}", spent(n.micros)),
+        None => format!("about {}", spent(n.micros)),
+    };
+    let mut rows = vec![
+        ("model", format!("{model}, asked as `{}`; nothing has been sent yet", dialect.id())),
+        ("search", format!("{} over {} positions", draft.method.need().method, draft.rows)),
+        (
+            "federation",
+            format!("{} clients, {} in each of {rounds} rounds", draft.people.len(), draft.cohort()),
+        ),
+        ("aggregation", plan.describe().trim().replace('\n', " → ")),
+        (
+            "queries",
+            format!(
+                "at most {} examples{}: {} to search, {} to evaluate, {} for random search",
+                count(n.examples()),
+                of(oracle.budget.examples),
+                count(n.search),
+                count(n.evaluation),
+                count(n.random_search)
+            ),
+        ),
+        ("requests", format!("about {}{}", count(n.calls), of(oracle.budget.calls))),
+        (
+            "tokens",
+            format!(
+                "about {} sent{}, {} generated{}",
+                count(n.prompt_tokens),
+                of(oracle.budget.prompt_tokens),
+                count(n.completion_tokens),
+                of(oracle.budget.completion_tokens)
+            ),
+        ),
+        ("money", money),
+        (
+            "time",
+            format!(
+                "{} at least, by {} requests a second; how fast the endpoint is, is not known before it is asked",
+                seconds(n.least_seconds),
+                oracle.requests_per_second
+            ),
+        ),
+        ("up", format!("{} a round, exactly", bytes(n.bytes_up_per_round as f64))),
+        ("down", format!("{} a round, exactly", bytes(n.bytes_down_per_round as f64))),
+    ];
+    if oracle.caches() {
+        rows.push(("cache", "on: questions that were answered once are not asked again".to_owned()));
+    }
+    let mut out = String::new();
+    for (name, value) in rows {
+        let _ = writeln!(out, "{name:<13}{value}");
+    }
+    out += &partition(&draft.data);
+    for note in &draft.notes {
+        let _ = writeln!(out, "note         {note}");
+    }
+    out
 }
 
 /// Off-site, who has what; null otherwise.
@@ -125,7 +227,7 @@ pub(super) fn text(session: &Session, p: &Prediction) -> String {
     for (name, value) in rows {
         let _ = writeln!(out, "{name:<13}{value}");
     }
-    out += &partition(session);
+    out += &partition(&session.data);
     for note in &session.notes {
         let _ = writeln!(out, "note         {note}");
     }
@@ -149,8 +251,7 @@ fn held(session: &Session) -> Option<String> {
 }
 
 /// Who holds how much.
-fn partition(session: &Session) -> String {
-    let data = &session.data;
+fn partition(data: &DataReport) -> String {
     let mut out = format!("partition    {}\n", data.partitioner);
     let largest = data.clients.iter().map(|c| c.train).max().unwrap_or(0);
     let smallest = data.clients.iter().map(|c| c.train).min().unwrap_or(0);

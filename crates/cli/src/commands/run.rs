@@ -16,6 +16,7 @@ use serde_json::json;
 use crate::args::{self, Run};
 use crate::error::{Fail, Failure, Kind, store};
 use crate::progress::Progress;
+use crate::remote::Draft;
 use crate::runfile::{self, Loaded};
 use crate::session::{self, Course, Hand, Pin, Session, Trial, execute, unix_ms};
 
@@ -91,6 +92,9 @@ struct Job<'a> {
 
 /// The run that a run file describes.
 fn open(loaded: Loaded, progress: &Progress, stop: Arc<AtomicBool>) -> Result<Box<dyn Trial>, Failure> {
+    if loaded.settings.oracle.endpoint.is_some() {
+        return Ok(Box::new(Draft::open(loaded, progress, stop)?.connect(progress)?));
+    }
     Ok(Box::new(Session::open(loaded, progress, stop)?))
 }
 
@@ -137,9 +141,13 @@ fn rounds(job: &Job<'_>, crew: Vec<Hand>, start: Start, dir: RunDir) -> Result<(
 
 /// The failure that ended the run: what stopped it where it was not the user, else `failure`.
 fn ended(trial: &dyn Trial, failure: Failure, again: &str) -> Failure {
-    match trial.ended() {
-        Some(why) => Failure::new(why.kind, format_args!("{why}\nnothing is lost: {again}")),
-        None => failure,
+    let lasting = matches!(failure.kind, Kind::Federation | Kind::Oracle);
+    match (trial.ended(), trial.hint()) {
+        (Some(why), _) => Failure::new(why.kind, format_args!("{why}\nnothing is lost: {again}")),
+        (None, Some(hint)) if lasting => {
+            Failure::new(failure.kind, format_args!("{failure}\n{hint}\nnothing is lost: {again}"))
+        }
+        (None, _) => failure,
     }
 }
 
@@ -154,7 +162,8 @@ pub(super) fn resume(a: &args::Resume, quiet: bool, json: bool) -> Result<(), Fa
     if let Some(file) = &a.file {
         refuse_changes(dir.run_toml(), file)?;
     }
-    let loaded = runfile::parse(dir.run_toml(), &place, &[], base, "run")?;
+    refuse_results(&a.overrides)?;
+    let loaded = runfile::parse(dir.run_toml(), &place, &a.overrides, base, "run")?;
     if finished(&dir, &from, loaded.settings.federation.num_rounds) {
         return show_finished(&dir, loaded.settings.federation.num_rounds, quiet, json);
     }
@@ -180,6 +189,32 @@ pub(super) fn resume(a: &args::Resume, quiet: bool, json: bool) -> Result<(), Fa
     let course = Course { begun, resumed_at: &resumed_at };
     let job = Job { trial: &*trial, progress: &progress, course, out: &a.dir, json };
     rounds(&job, crew, start, dir)
+}
+
+/// What a resumed run may do otherwise: nothing that changes a result.
+const RESUMABLE: [&str; 8] = [
+    "oracle.budget.",
+    "oracle.timeout_s",
+    "oracle.retries",
+    "oracle.requests_per_second",
+    "oracle.concurrency",
+    "oracle.api_key_file",
+    "oracle.api_key_fd",
+    "run.workers",
+];
+
+fn refuse_results(overrides: &[String]) -> Result<(), Failure> {
+    let may = |key: &str| RESUMABLE.iter().any(|r| key == *r || (r.ends_with('.') && key.starts_with(r)));
+    match overrides.iter().find(|item| !may(item.split('=').next().unwrap_or_default())) {
+        None => Ok(()),
+        Some(item) => Err(Failure::new(
+            Kind::Usage,
+            format_args!(
+                "override `{item}`: a resumed run goes on as it was begun; what may change is {}…",
+                RESUMABLE.join(", ")
+            ),
+        )),
+    }
 }
 
 /// Whether the last round is closed and everything that a run leaves is written.

@@ -23,7 +23,7 @@ use crate::runfile::Baseline;
 /// Runs the baselines that the run file asks for.
 pub(crate) fn run(session: &Session, rounds: u32, progress: &Progress) -> Result<Baselines, Failure> {
     let mut out = Baselines::default();
-    if let Some(search) = &session.searching {
+    if let Some(search) = session.searching.as_ref().filter(|_| session.file().eval.random_search) {
         progress.stage("baseline: random search with as many queries");
         out.random_search = Some(search.luck(session)?);
     }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Instant;
 
 use antiphon_model::adapter;
 use antiphon_model::export::{Precision, copy_companions, write_model};
+use antiphon_oracle::Usage;
 use antiphon_report::doctor::{self, Finding};
 use antiphon_report::html::{self, Report};
-use antiphon_report::{Queries, RoundRecord, RunFacts, SUMMARY_SCHEMA, Summary, Traffic};
+use antiphon_report::{Baselines, Queries, RoundRecord, RunFacts, SUMMARY_SCHEMA, Summary, Traffic};
 use antiphon_store::{Event, RunDir, StoreError, read_metrics};
 
 use super::{Course, Outcome, Session, baselines, clients, digest, offsite, unix_ms};
@@ -28,7 +30,7 @@ pub(super) fn finish(
     session: &Session,
     dir: &mut RunDir,
     outcome: &Outcome,
-    Course { begun, resumed_at }: Course<'_>,
+    course: Course<'_>,
     progress: &Progress,
 ) -> Result<Finished, Failure> {
     progress.stage("testing the federated model");
@@ -38,55 +40,98 @@ pub(super) fn finish(
 
     progress.stage("writing the model and the report");
     publish(session, dir, &outcome.theta)?;
-    let rounds: Vec<RoundRecord> = read_metrics(&dir.layout().metrics()).fail(Kind::RunDir)?;
-    let mut traffic = Traffic::default();
-    rounds.iter().filter_map(|r| r.traffic).for_each(|t| traffic += t);
-    // rounds done before a resume were timed by the process that did them
-    let before = resumed_at.last().map_or(0, |r| *r as usize);
-    let earlier: f64 = rounds
-        .iter()
-        .take(before)
-        .map(|r| r.wall_seconds.unwrap_or(0.0) + r.eval_seconds.unwrap_or(0.0))
-        .sum();
+    let past = Past::of(dir, course)?;
     let file = session.file();
     let summary = Summary {
-        schema: SUMMARY_SCHEMA,
-        run: facts(session, outcome, resumed_at),
         federated: (federated.global.examples > 0).then_some(federated),
         baselines,
         off_site,
-        queries: session.searching.as_ref().map(|s| {
-            let u = s.spent();
-            Queries {
-                oracle: s.provider(),
-                access: file.oracle.access.id().to_owned(),
-                examples: u.examples,
-                calls: u.calls,
-                prompt_tokens: u.prompt_tokens,
-                completion_tokens: u.completion_tokens,
-                cache_hits: u.cache_hits,
-                retries: u.retries,
-                cost_micros: u.micros,
-                budget: file.oracle.budget.examples,
-            }
+        queries: session.searching.as_ref().map(|s| Queries {
+            oracle: s.provider(),
+            access: file.oracle.access.id().to_owned(),
+            budget: file.oracle.budget.examples,
+            noise_floor: Some(0.0),
+            searched: Some(session.plan.schema().dim() as u64),
+            ..asked(s.spent())
         }),
-        traffic,
-        wall_seconds: earlier + begun.elapsed().as_secs_f64(),
-        peak_rss_bytes: Some(machine::peak_rss_bytes()).filter(|&b| b > 0),
-        predicted: session.predicted.get_or_init(|| Prediction::of(session)).compare(session, &rounds),
+        predicted: session.predicted.get_or_init(|| Prediction::of(session)).compare(session, &past.rounds),
         data: Some(session.data.clone()),
         truncation: Some(session.truncation),
         digest: Some(digest(&outcome.theta)),
         output: Some("latest".to_owned()),
+        ..past.summary(facts(session, outcome, course.resumed_at))
     };
-    let findings = doctor::examine(&doctor::Run { summary: Some(&summary), rounds: &rounds });
+    conclude(dir, summary, &past.rounds)
+}
+
+/// What a ledger says, in the summary's words.
+pub(crate) fn asked(u: Usage) -> Queries {
+    Queries {
+        examples: u.examples,
+        calls: u.calls,
+        prompt_tokens: u.prompt_tokens,
+        completion_tokens: u.completion_tokens,
+        cache_hits: u.cache_hits,
+        retries: u.retries,
+        cost_micros: u.micros,
+        ..Queries::default()
+    }
+}
+
+/// The rounds of a run as they were recorded, and how long it has taken.
+pub(crate) struct Past {
+    pub(crate) rounds: Vec<RoundRecord>,
+    /// Seconds of the processes before this one, which began then.
+    earlier: f64,
+    begun: Instant,
+}
+
+impl Past {
+    pub(crate) fn of(dir: &RunDir, course: Course<'_>) -> Result<Self, Failure> {
+        let rounds: Vec<RoundRecord> = read_metrics(&dir.layout().metrics()).fail(Kind::RunDir)?;
+        // rounds done before a resume were timed by the process that did them
+        let before = course.resumed_at.last().map_or(0, |r| *r as usize);
+        let earlier = rounds
+            .iter()
+            .take(before)
+            .map(|r| r.wall_seconds.unwrap_or(0.0) + r.eval_seconds.unwrap_or(0.0))
+            .sum();
+        Ok(Self { rounds, earlier, begun: course.begun })
+    }
+
+    /// A summary of what every run has.
+    pub(crate) fn summary(&self, run: RunFacts) -> Summary {
+        let mut traffic = Traffic::default();
+        self.rounds.iter().filter_map(|r| r.traffic).for_each(|t| traffic += t);
+        Summary {
+            schema: SUMMARY_SCHEMA,
+            run,
+            federated: None,
+            baselines: Baselines::default(),
+            off_site: None,
+            queries: None,
+            traffic,
+            wall_seconds: self.earlier + self.begun.elapsed().as_secs_f64(),
+            peak_rss_bytes: Some(machine::peak_rss_bytes()).filter(|&b| b > 0),
+            predicted: Vec::new(),
+            data: None,
+            truncation: None,
+            digest: None,
+            output: None,
+        }
+    }
+}
+
+/// Writes the summary and the report.
+pub(crate) fn conclude(
+    dir: &mut RunDir,
+    summary: Summary,
+    rounds: &[RoundRecord],
+) -> Result<Finished, Failure> {
+    let findings = doctor::examine(&doctor::Run { summary: Some(&summary), rounds });
     dir.write_summary(&summary).fail(Kind::Storage)?;
-    let page = html::page(&Report {
-        summary: &summary,
-        rounds: &rounds,
-        findings: &findings,
-        run_toml: dir.run_toml(),
-    });
+    let page =
+        html::page(&Report { summary: &summary, rounds, findings: &findings, run_toml: dir.run_toml() });
     dir.write_report(&page).fail(Kind::Storage)?;
     dir.commit().fail(Kind::Storage)?;
     Ok(Finished { summary, findings })
@@ -103,7 +148,15 @@ impl From<StoreError> for Publish {
 
 /// Replaces `latest/` by the model that `theta` makes.
 pub(crate) fn publish(session: &Session, dir: &mut RunDir, theta: &[f32]) -> Result<(), Failure> {
-    dir.publish(unix_ms(), |path| write_latest(session, path, theta).map_err(Publish)).map_err(|p| p.0)
+    publish_with(dir, |path| write_latest(session, path, theta))
+}
+
+/// Replaces `latest/` by what `write` puts into the folder that it is given.
+pub(crate) fn publish_with(
+    dir: &mut RunDir,
+    write: impl FnOnce(&Path) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    dir.publish(unix_ms(), |path| write(path).map_err(Publish)).map_err(|p| p.0)
 }
 
 /// The adapter, or the whole model of full tuning, into `path`.
@@ -155,7 +208,7 @@ fn facts(session: &Session, outcome: &Outcome, resumed_at: &[u64]) -> RunFacts {
             None => session.people.iter().map(|p| u64::from(session.local_steps(p))).max(),
         },
         trainable: session.wiring.schema.dim() as u64,
-        parameters: machine::parameters(session.base.spec(), session.task),
+        parameters: Some(machine::parameters(session.base.spec(), session.task)),
         seed: file.run.seed,
         threads: session.workers as u64,
         kernel_profile: session.profile(),

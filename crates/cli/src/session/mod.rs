@@ -42,13 +42,14 @@ use crate::progress::Progress;
 use crate::runfile::{Loaded, RunFile};
 use searching::Parts;
 
-pub(crate) use clients::{Person, division};
+pub(crate) use clients::{Person, division, gather, inline, shown};
+pub(crate) use evaluate::split;
 pub(crate) use execute::{ClientState, Outcome, execute, resume};
-pub(crate) use finish::{Finished, resumed_at};
+pub(crate) use finish::{Finished, Past, asked, conclude, publish_with, resumed_at};
 pub(crate) use offsite::OffSite;
 pub(crate) use personal::Personal;
 pub(crate) use recorder::{Events, Shared, digest, unix_ms};
-pub(crate) use searching::Searching;
+pub(crate) use searching::{Searching, questions};
 pub(crate) use tokens::Tokens;
 pub(crate) use trial::{Course, Pin, Trial};
 pub(crate) use work::{Crew, Hand};
@@ -320,7 +321,7 @@ pub(crate) fn check(loaded: &Loaded) -> Result<(), Failure> {
 }
 
 /// Marks an error with the section of the run file that it is about.
-trait Blame<T> {
+pub(crate) trait Blame<T> {
     fn blame(self, loaded: &Loaded, section: &str) -> Result<T, Failure>;
 }
 
@@ -408,7 +409,8 @@ fn shape(recipe: &Recipe, people: &[Person], common: &Person, prompt: usize) -> 
     shape
 }
 
-fn policy(file: &RunFile) -> Policy {
+/// `[federation]` as the coordinator wants it.
+pub(crate) fn policy(file: &RunFile) -> Policy {
     let f = &file.federation;
     Policy {
         num_rounds: f.num_rounds,

@@ -63,8 +63,8 @@ pub(crate) struct Recorder<'a> {
     begun: Instant,
     /// What a search had asked when the round began.
     before: Usage,
-    /// Training loss of the first round of this process, and examples evaluated since.
-    progress_of_search: Option<(f64, u64)>,
+    /// Held-out loss of the last evaluation, and examples that the search asked since.
+    evaluated: Option<(f64, u64)>,
     cohort: Vec<ClientId>,
     outcomes: BTreeMap<ClientId, Outcome>,
     /// Why clients gave no answer in the last round that failed, one line each.
@@ -80,8 +80,8 @@ impl<'a> Recorder<'a> {
     ) -> Self {
         let begun = Instant::now();
         let (cohort, outcomes) = (Vec::new(), BTreeMap::new());
-        let (before, progress_of_search, reasons) = (Usage::ZERO, None, Vec::new());
-        Self { trial, crew, dir, progress, begun, before, progress_of_search, cohort, outcomes, reasons }
+        let (before, evaluated, reasons) = (Usage::ZERO, None, Vec::new());
+        Self { trial, crew, dir, progress, begun, before, evaluated, cohort, outcomes, reasons }
     }
 
     fn clients(&self, closed: &RoundClosed<'_>) -> Vec<ClientRecord> {
@@ -119,19 +119,23 @@ impl<'a> Recorder<'a> {
         let budget = self.trial.file().oracle.budget;
         let of = |limit: Option<u64>| limit.map_or(String::new(), |l| format!(" of {}", count(l)));
         let mut text = format!("  asked {}{} examples", count(all.examples), of(budget.examples));
-        if all.micros > 0 || budget.micros.is_some() {
-            let _ = write!(text, ", {:.4}{} money", all.micros as f64 / 1e6, of(budget.micros));
+        if all.micros > 0 || budget.money.is_some() {
+            let _ = write!(
+                text,
+                ", {:.4}{} money",
+                all.micros as f64 / 1e6,
+                budget.money.map_or(String::new(), |m| format!(" of {m}"))
+            );
         }
-        match (record.train_loss, &mut self.progress_of_search) {
-            (Some(loss), Some((first, asked))) => {
-                *asked += spent.examples;
-                if *asked > 0 {
-                    let _ = write!(text, ", {:+.4} loss per 1000", (loss - *first) * 1000.0 / *asked as f64);
-                }
-            }
-            (Some(loss), none) => *none = Some((loss, 0)),
-            (None, _) => {}
+        let asked = self.evaluated.map_or(0, |(_, asked)| asked) + spent.examples;
+        let loss = record.eval.as_ref().and_then(|e| e.global.loss);
+        if let (Some(loss), Some((before, _)), true) = (loss, self.evaluated, asked > 0) {
+            let _ = write!(text, ", {:+.4} held-out loss per 1000", (loss - before) * 1000.0 / asked as f64);
         }
+        self.evaluated = match loss {
+            Some(loss) => Some((loss, 0)),
+            None => self.evaluated.map(|(before, _)| (before, asked)),
+        };
         text
     }
 

@@ -6,11 +6,8 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::panic::resume_unwind;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::ScopedJoinHandle;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use antiphon_algo::{Checked, ServerStep};
@@ -18,7 +15,8 @@ use antiphon_core::{ClientId, Purpose, Schema, Stream};
 use antiphon_data::Sequence;
 use antiphon_kernels::Cpu;
 use antiphon_model::{Net, Task, Weights, Wiring};
-use antiphon_oracle::ledger::{Ledger, Metered, Terms};
+use antiphon_oracle::cache::{Cache, Cached};
+use antiphon_oracle::ledger::{Ledger, Metered};
 use antiphon_oracle::search::{self, Ground, PromptOf, Purse, Search, SearchError, Seeker};
 use antiphon_oracle::task::Question;
 use antiphon_oracle::{EmbedOracle, Grant, Label, OracleError, Soft, TextOracle, Usage};
@@ -105,7 +103,7 @@ impl Searching {
             embedding_std,
             Arc::clone(parts.stop),
         );
-        let questions = parts.people.iter().map(|p| (p.id, asked(&p.train.sequences, parts.label_words)));
+        let asked = parts.people.iter().map(|p| (p.id, questions(&p.train.sequences, parts.label_words)));
         let plain = Tuning::new(
             Arc::clone(parts.backend),
             Arc::new(plain()?),
@@ -120,7 +118,7 @@ impl Searching {
             plain,
             purse: Purse::default(),
             ledger: OnceLock::new(),
-            questions: questions.collect(),
+            questions: asked.collect(),
         }))
     }
 
@@ -153,9 +151,14 @@ impl Searching {
     pub(crate) fn begin(&self, loaded: &Loaded, dir: &Path) -> Result<(), Failure> {
         let oracle = &loaded.settings.oracle;
         // its answers cost time alone, so that a loss of power may take back what it took
-        let terms = Terms { limits: oracle.budget, ..Terms::FREE };
-        let ledger = Arc::new(Ledger::open(&dir.join("ledger.sqlite"), terms).fail(Kind::RunDir)?);
-        let paid = Arc::new(Metered::new(Arc::clone(&self.oracle), Arc::clone(&ledger)));
+        let ledger = Arc::new(Ledger::open(&dir.join("ledger.sqlite"), oracle.terms()).fail(Kind::RunDir)?);
+        let asked: Arc<dyn EmbedOracle> = if oracle.caches() {
+            let cache = Cache::open(&dir.join("answers.sqlite")).fail(Kind::RunDir)?;
+            Arc::new(Cached::new(Arc::clone(&self.oracle), Arc::new(cache)))
+        } else {
+            Arc::clone(&self.oracle) as Arc<dyn EmbedOracle>
+        };
+        let paid = Arc::new(Metered::new(asked, Arc::clone(&ledger)));
         // a run begins once
         let _ = self.purse.set(Grant::Embeddings(paid).at_most(oracle.access));
         let _ = self.ledger.set(ledger);
@@ -212,44 +215,25 @@ impl Searching {
     pub(crate) fn luck(&self, session: &Session) -> Result<Line, Failure> {
         let begun = Instant::now();
         let all: Vec<Question> = self.questions.values().flat_map(|q| q.iter().cloned()).collect();
-        let candidates = (self.spent().examples / all.len().max(1) as u64).max(1);
+        let spent = self.spent();
+        let candidates = ((spent.examples + spent.cache_hits) / all.len().max(1) as u64).max(1);
         let grant = Grant::Embeddings(Arc::clone(&self.oracle) as Arc<dyn EmbedOracle>)
             .at_most(session.file().oracle.access);
         let mut stream = Stream::keyed(session.file().run.seed, Purpose::Search, None, None, "random search");
-        let draw = |i| if i == 0 { self.search.start() } else { self.search.random(&mut stream) };
-        let states: Vec<Vec<f32>> = (0..candidates).map(draw).collect();
-        let next = AtomicUsize::new(0);
-        let losses: Mutex<Vec<f64>> = Mutex::new(vec![f64::NAN; states.len()]);
-        let worker = || -> Result<(), SearchError> {
-            while let Some((i, state)) = {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                states.get(i).map(|s| (i, s))
-            } {
-                let fitness = self.search.prompt(state)?.fitness(&grant, &all, self.search.loss())?;
-                losses.lock().unwrap_or_else(PoisonError::into_inner)[i] = fitness.loss;
-            }
-            Ok(())
-        };
-        let ended: Result<(), SearchError> = std::thread::scope(|s| {
-            let others: Vec<_> = (1..session.workers).map(|_| s.spawn(worker)).collect();
-            let mine = worker();
-            // a panic in one of them is one here
-            let joined = |o: ScopedJoinHandle<'_, _>| o.join().unwrap_or_else(|panic| resume_unwind(panic));
-            others.into_iter().map(joined).fold(mine, Result::and)
-        });
-        ended.map_err(|e| match e {
+        let luck =
+            search::random_search(&*self.search, &grant, &all, candidates, &mut stream, session.workers);
+        let better = luck.map_err(|e| match e {
             SearchError::Oracle(OracleError::Interrupted) => Failure::new(Kind::Interrupted, "stopped"),
             e => Failure::new(Kind::Internal, e),
         })?;
-        let better = improvements(&losses.into_inner().unwrap_or_else(PoisonError::into_inner));
-        let asked = |i: usize| (i as u64 + 1) * all.len() as u64;
         let seen = if session.validates() { &better[..] } else { &[] };
-        let curve = seen.iter().map(|&i| {
-            Ok(Waypoint { forwards: asked(i), eval: session.evaluate(&states[i], Part::Validation)? })
-        });
+        let curve = seen
+            .iter()
+            .map(|l| Ok(Waypoint { forwards: l.asked, eval: session.evaluate(&l.state, Part::Validation)? }));
         let curve = curve.collect::<Result<_, Failure>>()?;
+        let best = better.last().map_or_else(|| self.search.start(), |l| l.state.clone());
         Ok(Line {
-            eval: session.evaluate(&states[better.last().copied().unwrap_or(0)], Part::Test)?,
+            eval: session.evaluate(&best, Part::Test)?,
             steps: Some(candidates),
             examples_seen: Some(candidates * all.len() as u64),
             seconds: Some(begun.elapsed().as_secs_f64()),
@@ -264,20 +248,9 @@ impl Searching {
     }
 }
 
-/// Indices of the losses that are below all before them; what could not be evaluated is passed over.
-fn improvements(losses: &[f64]) -> Vec<usize> {
-    let mut best = f64::INFINITY;
-    let better = losses.iter().enumerate().filter(|(_, loss)| {
-        let falls = **loss < best;
-        best = best.min(**loss);
-        falls
-    });
-    better.map(|(i, _)| i).collect()
-}
-
 /// What a client asks: each sequence up to its answer, and the label words or else the answer itself. Sequences whose labelled
 /// tokens are not one run, or that begin with their answer, are left out.
-fn asked(sequences: &[Sequence], words: Option<&[u32]>) -> Arc<[Question]> {
+pub(crate) fn questions(sequences: &[Sequence], words: Option<&[u32]>) -> Arc<[Question]> {
     let words: Option<Arc<[Label]>> = words.map(|w| w.iter().map(|id| Label::Tokens(vec![*id])).collect());
     let question = |s: &Sequence| {
         let labels: Vec<(usize, u32)> = s.labels().collect();
@@ -301,16 +274,5 @@ impl Session {
             Some(s) => Ok(s.whole(self, travelled)?.into()),
             None => Ok(travelled.into()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::improvements;
-
-    #[test]
-    fn only_what_is_better_than_everything_before_counts() {
-        assert_eq!(improvements(&[f64::NAN, 3.0, 3.0, 4.0, 2.0, f64::INFINITY, 1.0]), [1, 4, 6]);
-        assert!(improvements(&[f64::NAN]).is_empty());
     }
 }

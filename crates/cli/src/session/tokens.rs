@@ -1,9 +1,11 @@
 //! The tokenizer of the base model as the data crate wants it.
 
+use std::path::Path;
+
 use antiphon_data::{Encoding, Message, Role, Tokenize, TokenizeError};
-use antiphon_model::Base;
 use antiphon_model::template::{ChatMessage, ChatTemplate};
 use antiphon_model::tokenizer::{Tokenizer, TokenizerError};
+use antiphon_model::{Base, Config};
 use antiphon_tune::method::SourceError;
 
 use crate::error::{Fail, Failure, Kind};
@@ -15,13 +17,23 @@ pub(crate) struct Tokens(pub(crate) Tokenizer);
 impl Tokens {
     /// The tokenizer beside `base`, which must fit its embedding; with the chat template that the run file names, if any.
     pub(crate) fn open(base: &Base, file: &RunFile) -> Result<Self, Failure> {
-        let mut tokenizer = Tokenizer::open(base.dir(), Some(base.config())).fail(Kind::Model)?;
+        let tokenizer = Tokenizer::open(base.dir(), Some(base.config())).fail(Kind::Model)?;
         tokenizer.fits(base.spec().vocab).fail(Kind::Model)?;
-        if let Some(name) = &file.model.chat_template {
-            tokenizer = tokenizer
-                .with_template(ChatTemplate::named(name).fail_at(Kind::Settings, "model.chat_template")?);
-        }
-        Ok(Self(tokenizer))
+        Self::with_template(tokenizer, file)
+    }
+
+    /// The tokenizer in `dir`, of a model that is elsewhere.
+    pub(crate) fn beside(dir: &Path, file: &RunFile) -> Result<Self, Failure> {
+        // special tokens may be named there alone
+        let config = Config::read(&dir.join("config.json")).ok();
+        let tokenizer = Tokenizer::open(dir, config.as_ref()).fail_at(Kind::Model, "model.base_model");
+        Self::with_template(tokenizer.map_err(|f| f.with_near_path(dir))?, file)
+    }
+
+    fn with_template(tokenizer: Tokenizer, file: &RunFile) -> Result<Self, Failure> {
+        let Some(name) = &file.model.chat_template else { return Ok(Self(tokenizer)) };
+        let template = ChatTemplate::named(name).fail_at(Kind::Settings, "model.chat_template")?;
+        Ok(Self(tokenizer.with_template(template)))
     }
 
     /// Ids of `text` without special tokens.

@@ -102,6 +102,11 @@ pub(crate) trait Trial: Sync {
         None
     }
 
+    /// What may be behind a failure of clients.
+    fn hint(&self) -> Option<String> {
+        None
+    }
+
     /// Why the run was stopped, where it was not the user who stopped it.
     fn ended(&self) -> Option<Failure> {
         None

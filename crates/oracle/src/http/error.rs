@@ -38,6 +38,14 @@ pub enum HttpError {
         /// Why.
         reason: String,
     },
+    /// The site's certificates cannot be read.
+    #[error("the certificates in {}: {reason}; expected PEM", path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The model is not there.
     #[error("{origin} has no model `{model}`; it has: {}", found.join(", "))]
     NoModel {

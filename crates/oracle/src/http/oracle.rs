@@ -56,7 +56,7 @@ impl HttpOracle {
     /// An address that is not allowed, an endpoint that does not answer, a model that it lacks.
     pub fn connect(settings: HttpSettings) -> Result<Self, HttpError> {
         let origin = settings.origin()?;
-        let sender = Sender::new(&settings);
+        let sender = Sender::new(&settings)?;
         let found = probe(&settings, &origin, &sender)?;
         // breaks during the probe were followed by its own questions
         sender.broke();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use antiphon_core::{Purpose, Stream};
 use serde_json::Value;
 
+use super::error::HttpError;
 use super::limits::{Breaker, Bucket};
 use super::settings::{HttpSettings, Retry};
 use super::wire::{Failed, Wire, malformed};
@@ -32,9 +33,9 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    pub(super) fn new(settings: &HttpSettings) -> Self {
-        Self {
-            wire: Wire::new(settings),
+    pub(super) fn new(settings: &HttpSettings) -> Result<Self, HttpError> {
+        Ok(Self {
+            wire: Wire::new(settings)?,
             retry: settings.retry,
             state: Mutex::new((Bucket::new(settings.rate), Breaker::new(settings.breaker))),
             began: Instant::now(),
@@ -42,7 +43,7 @@ impl Sender {
             counter: AtomicU64::new(0),
             broke: AtomicBool::new(false),
             stop: Arc::clone(&settings.stop),
-        }
+        })
     }
 
     /// Times that one request is sent at most.

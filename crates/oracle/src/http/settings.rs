@@ -6,15 +6,18 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 use ureq::http::Uri;
 
 use super::error::HttpError;
+use crate::access::Access;
 
 /// Bytes of a file with a key.
 const MAX_KEY: u64 = 16 << 10;
 
 /// How a kind of server is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Dialect {
     /// `antiphon serve`: OpenAI's completions with ids, echo and soft prompts.
     Antiphon,
@@ -34,6 +37,22 @@ impl Dialect {
     /// Every dialect.
     pub const ALL: [Self; 6] =
         [Self::Antiphon, Self::Vllm, Self::Completions, Self::Chat, Self::LlamaCpp, Self::ChatText];
+
+    /// The most that a server of this kind can give; what it does give is probed.
+    #[must_use]
+    pub fn at_most(self) -> Access {
+        match self {
+            Self::Antiphon => Access::Embeddings,
+            Self::Vllm | Self::Completions | Self::Chat | Self::LlamaCpp => Access::Logprobs,
+            Self::ChatText => Access::Text,
+        }
+    }
+
+    /// Whether prompts and labels go as ids of the model's vocabulary; as text otherwise.
+    #[must_use]
+    pub fn takes_ids(self) -> bool {
+        matches!(self, Self::Antiphon | Self::Vllm | Self::LlamaCpp)
+    }
 
     /// As written in run files.
     #[must_use]
@@ -60,8 +79,8 @@ pub struct Retry {
     pub most: Duration,
 }
 
-/// An endpoint and the rules for asking it.
-#[derive(Clone, Debug)]
+/// An endpoint and the rules for asking it. Printing it shows no key, in whatever part of the address somebody has put one.
+#[derive(Clone)]
 pub struct HttpSettings {
     /// Scheme, host, port and path before `/completions`, such as `http://127.0.0.1:8000/v1`.
     pub base_url: String,
@@ -73,6 +92,8 @@ pub struct HttpSettings {
     pub key: Option<Key>,
     /// Where requests may go.
     pub allowed: AllowList,
+    /// Certificates (PEM) that are trusted in place of the usual authorities: a site's own.
+    pub certificates: Option<PathBuf>,
     /// For one answer, from the request to its last byte.
     pub timeout: Duration,
     /// Bytes of an answer.
@@ -105,6 +126,7 @@ impl HttpSettings {
             model: model.to_owned(),
             key: None,
             allowed: AllowList::default(),
+            certificates: None,
             timeout: Duration::from_secs(60),
             max_answer: 64 << 20,
             retry: Retry { attempts: 4, base: Duration::from_millis(500), most: Duration::from_secs(30) },
@@ -119,11 +141,11 @@ impl HttpSettings {
     }
 
     /// Scheme, host and port, if the settings may be used at all.
-    pub(super) fn origin(&self) -> Result<String, HttpError> {
-        let wrong = |reason| {
-            let shown = self.base_url.rsplit_once('@').map_or(self.base_url.as_str(), |(_, host)| host);
-            HttpError::Url { url: shown.to_owned(), reason }
-        };
+    ///
+    /// # Errors
+    /// An address that is none or is not allowed, and a key that would travel unprotected.
+    pub fn origin(&self) -> Result<String, HttpError> {
+        let wrong = |reason| HttpError::Url { url: shown(&self.base_url).to_owned(), reason };
         let uri: Uri = self.base_url.parse().map_err(|_| wrong("it cannot be read"))?;
         let scheme = uri.scheme_str().filter(|s| ["http", "https"].contains(s));
         let scheme = scheme.ok_or_else(|| wrong("it begins with neither http:// nor https://"))?;
@@ -143,6 +165,23 @@ impl HttpSettings {
         }
         Ok(origin)
     }
+}
+
+impl std::fmt::Debug for HttpSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpSettings")
+            .field("base_url", &shown(&self.base_url))
+            .field("dialect", &self.dialect)
+            .field("model", &self.model)
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An address without its user, password and query.
+fn shown(url: &str) -> &str {
+    let host = url.rsplit_once('@').map_or(url, |(_, host)| host);
+    host.split(['?', '#']).next().unwrap_or_default()
 }
 
 /// Origins (`https://host:port`) that requests may go to. Empty: the one in the settings, which the site wrote itself.
@@ -247,7 +286,11 @@ mod tests {
             ["", "api.example", "ftp://a/v1", "https://me:sk-secret@api.example/v1", "http://a/v1?key=1"]
         {
             let message = at(url, &[], false).unwrap_err().to_string();
-            assert!(message.contains("no address") && !message.contains("secret"), "{message}");
+            let printed = format!("{:?}", HttpSettings::new(url, Dialect::Chat, "m"));
+            assert!(message.contains("no address"), "{message}");
+            for text in [message, printed] {
+                assert!(!text.contains("secret") && !text.contains("key=1"), "{text}");
+            }
         }
     }
 

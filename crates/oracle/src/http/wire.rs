@@ -1,11 +1,14 @@
 //! One request, one answer: TLS, time limits, length limits.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 use ureq::Agent;
 use ureq::http::{Method, Request, StatusCode};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
+use super::error::HttpError;
 use super::settings::{HttpSettings, Key};
 use crate::answer::Missing;
 
@@ -34,20 +37,25 @@ pub(super) struct Failed {
 }
 
 impl Wire {
-    pub(super) fn new(settings: &HttpSettings) -> Self {
+    pub(super) fn new(settings: &HttpSettings) -> Result<Self, HttpError> {
+        let tls = match &settings.certificates {
+            Some(path) => TlsConfig::builder().root_certs(certificates(path)?).build(),
+            None => TlsConfig::default(),
+        };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(settings.timeout))
             .max_redirects(0)
             .proxy(None)
             .user_agent("antiphon")
+            .tls_config(tls)
             .build();
-        Self {
+        Ok(Self {
             agent: config.into(),
             base: settings.base_url.clone(),
             key: settings.key.clone(),
             max_answer: settings.max_answer as u64,
-        }
+        })
     }
 
     /// Sends `body` (nothing: `GET`) to `path` below the base, or below the host where `path` begins with `//`.
@@ -91,6 +99,22 @@ impl Wire {
     fn hide(&self, text: &str) -> String {
         self.key.as_ref().map_or_else(|| text.to_owned(), |k| k.hide(text))
     }
+}
+
+/// Every certificate of a PEM file, at least one.
+fn certificates(path: &Path) -> Result<RootCerts, HttpError> {
+    let fail = |reason: String| HttpError::Certificates { path: path.to_owned(), reason };
+    let pem = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
+    let mut found = Vec::new();
+    for item in parse_pem(&pem) {
+        if let PemItem::Certificate(certificate) = item.map_err(|e| fail(e.to_string()))? {
+            found.push(certificate);
+        }
+    }
+    if found.is_empty() {
+        return Err(fail("there is none".into()));
+    }
+    Ok(RootCerts::new_with_certs(&found))
 }
 
 fn unreachable(reason: String) -> Failed {

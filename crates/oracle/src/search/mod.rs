@@ -8,6 +8,7 @@
 
 mod bdpl;
 mod fedbpt;
+mod random;
 mod seeker;
 mod token_edits;
 mod vocabulary;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use antiphon_algo::{Plan, ServerStep};
 use antiphon_core::{ClientId, ConfigError, Entry, Round, Schema, SchemaError, Stream, registry};
 
+pub use random::{Lucky, random_search};
 pub use seeker::{Purse, Seeker};
 
 use crate::access::{Access, Grant, Need, Refusal, admit};

@@ -1,4 +1,5 @@
 //! A server that says what a test wants it to say.
+#![allow(dead_code, reason = "each test binary uses its part")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::io::{BufRead, BufReader, Read, Write};

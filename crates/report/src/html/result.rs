@@ -165,11 +165,11 @@ fn footnotes(s: &Summary) -> String {
 
 fn tiles(h: &mut Html, s: &Summary) {
     let t = s.traffic;
-    let share = if s.run.parameters > 0 {
+    let share = if let Some(parameters) = s.run.parameters {
         format!(
             "of {} parameters ({})",
-            short(s.run.parameters as f64),
-            percent(s.run.trainable as f64 / s.run.parameters as f64)
+            short(parameters as f64),
+            percent(s.run.trainable as f64 / parameters as f64)
         )
     } else {
         "parameters".to_owned()

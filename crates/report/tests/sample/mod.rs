@@ -263,7 +263,7 @@ fn summary(
             rounds_done: rounds64,
             local_steps: Some(10),
             trainable: 75_264,
-            parameters: 22_713_216,
+            parameters: Some(22_713_216),
             seed: 1,
             threads: 4,
             kernel_profile: "x86-64-v3 mc=96 kc=256 nr=16".into(),

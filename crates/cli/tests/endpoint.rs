@@ -1,0 +1,370 @@
+//! Runs whose model is behind HTTP: a server of the run's own, and servers that are down, slow, full, lying or another.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../../oracle/tests/liar/mod.rs"]
+mod liar;
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use antiphon_oracle::ledger::{Ledger, Terms};
+use liar::{Liar, Said, echo, models};
+use serde_json::{Value, json};
+use support::Toy;
+
+const SETTINGS: i32 = 3;
+const DATA: i32 = 4;
+const RUN_DIR: i32 = 6;
+const ORACLE: i32 = 9;
+
+const RUN: &str = r#"[run]
+seed = 7
+workers = 2
+
+[model]
+base_model = "init:model/config.json"
+
+[data]
+path = "data.jsonl"
+format = "prompt_completion"
+sequence_len = 48
+
+[data.columns]
+field = "category"
+
+[data.partition]
+id = "field"
+
+[data.split]
+validation = 0.125
+test = 0.125
+
+[method]
+id = "prompt"
+num_virtual_tokens = 3
+prompt_tuning_init = "random"
+
+[search]
+id = "bdpl"
+candidates = "the cat sat on the mat and the dog"
+samples = 4
+batch_size = 3
+learning_rate = 0.05
+loss = "nll"
+
+[oracle]
+endpoint = "embedded"
+access = "logprobs"
+
+[federation]
+num_rounds = 4
+fraction = 0.67
+
+[eval]
+every_rounds = 2
+"#;
+
+fn toy() -> Toy {
+    let toy = Toy::new();
+    toy.write("run.toml", RUN);
+    toy
+}
+
+/// The toy at the server `url`, without any weights.
+fn toy_at(url: &str) -> Toy {
+    let toy = toy();
+    let at = format!(
+        "endpoint = \"{url}\"\ndialect = \"completions\"\nmodel = \"m\"\nrequests_per_second = 10000\nretries = 1\ntimeout_s = 5"
+    );
+    toy.edit("run.toml", "endpoint = \"embedded\"", &at);
+    toy.edit("run.toml", "base_model = \"init:model/config.json\"", "base_model = \"model\"");
+    std::fs::remove_file(toy.path("model/config.json")).unwrap();
+    toy
+}
+
+/// An honest server, except that question number `n` of those after the probe is answered by `say(n, honest answer)`.
+fn server(say: impl Fn(usize, Value) -> Said + Send + Sync + 'static) -> Liar {
+    let count = AtomicUsize::new(0);
+    Liar::start(move |_, asked| {
+        if asked.path == "/v1/models" {
+            return models();
+        }
+        let honest = echo(&asked.body);
+        if asked.body["prompt"].as_str().is_some_and(|p| p.contains("quick brown fox")) {
+            return Said::Json(honest);
+        }
+        say(count.fetch_add(1, Ordering::SeqCst), honest)
+    })
+}
+
+fn summary(toy: &Toy, run: &str) -> Value {
+    serde_json::from_str(&toy.read(&format!("{run}/summary.json"))).unwrap()
+}
+
+/// What has to be the same however often a run is stopped: the prompt, and every round's loss.
+fn left(toy: &Toy, run: &str) -> (String, Vec<Value>) {
+    let lines = toy.read(&format!("{run}/metrics.jsonl"));
+    let losses = lines.lines().map(|l| {
+        let record: Value = serde_json::from_str(l).unwrap();
+        json!([record["train_loss"], record["eval"], record["gauge"]])
+    });
+    (toy.read(&format!("{run}/latest/prompt.json")), losses.collect())
+}
+
+#[test]
+fn over_http_a_search_ends_as_it_does_in_process_and_resumes_bit_for_bit() {
+    let toy = toy();
+    let said = toy.run("whole", &[]);
+    for words in ["logprobs access", "repeat exactly", "labels: ", "asked "] {
+        assert!(said.err.contains(words), "{words}: {}", said.err);
+    }
+    let queries = &summary(&toy, "whole")["queries"];
+    assert!(
+        queries["examples"].as_u64().unwrap() > 0 && queries["oracle"] == "embedded embedded",
+        "{queries}"
+    );
+    assert!(!summary(&toy, "whole")["baselines"]["random_search"]["curve"].as_array().unwrap().is_empty());
+    // killed in the middle of a round: paid questions are not asked again, and nothing else is different
+    let mut child = toy.start(&["run", "run.toml", "--out", "killed"]);
+    let metrics = toy.path("killed/metrics.jsonl");
+    while std::fs::metadata(&metrics).map_or(0, |m| m.len()) == 0 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    toy.antiphon(&["resume", "killed"]).says(0, &["continuing at round"]);
+    assert_eq!(left(&toy, "killed"), left(&toy, "whole"));
+    // one worker, or no cache, or one request at a time
+    for (name, key) in
+        [("one", "run.workers=1"), ("fresh", "oracle.cache=false"), ("slow", "oracle.concurrency=1")]
+    {
+        toy.run(name, &[key]);
+        assert_eq!(left(&toy, name), left(&toy, "whole"), "{key}");
+    }
+    toy.run("seed", &["run.seed=8"]);
+    assert_ne!(left(&toy, "seed"), left(&toy, "whole"));
+    // there is no model to open
+    toy.antiphon(&["eval", "whole"]).says(5, &["prompt.json"]);
+}
+
+#[test]
+fn soft_prompts_travel_over_http_too() {
+    let toy = toy();
+    let text = toy.read("run.toml");
+    let (before, rest) = text.split_once("[search]").unwrap();
+    let (_, after) = rest.split_once("[oracle]").unwrap();
+    let search = "[search]\nid = \"fedbpt\"\nintrinsic_dim = 4\nlocal_iter = 1\nlocal_popsize = 3\nperturb_rate = 0.0\nloss = \"nll\"\n\n[oracle]";
+    toy.write("run.toml", format!("{before}{search}{after}"));
+    toy.antiphon(&["run", "run.toml", "--out", "less"]).says(SETTINGS, &["fedbpt", "embeddings", "bdpl"]);
+    assert!(!toy.path("less").exists());
+    toy.edit("run.toml", "access = \"logprobs\"", "access = \"embeddings\"");
+    toy.run("out", &["federation.num_rounds=2"]);
+    let prompt: Value = serde_json::from_str(&toy.read("out/latest/prompt.json")).unwrap();
+    assert_eq!((&prompt["prompt"]["kind"], &prompt["prompt"]["width"]), (&json!("soft"), &json!(16)));
+}
+
+#[test]
+fn a_plan_sends_nothing_and_refuses_a_budget_that_cannot_do() {
+    let server = server(|_, honest| Said::Json(honest));
+    let toy = toy_at(&server.url);
+    let price = "oracle.prices.per_million_prompt_tokens=2.5";
+    let plan = toy.antiphon(&["plan", "run.toml", price]);
+    for words in ["queries", "requests", "tokens", "money", "nothing has been sent"] {
+        assert!(plan.out.contains(words), "{words}: {}", plan.out);
+    }
+    for (key, words) in [
+        ("oracle.budget.examples=20", "oracle.budget.examples = 20, but this run may need"),
+        ("oracle.budget.calls=20", "oracle.budget.calls"),
+        ("oracle.budget.money=0.0001", "oracle.budget.money"),
+        ("oracle.dialect=chat-text", "but the oracle gives text"),
+        ("oracle.allow_hosts=[\"https://elsewhere\"]", "not among the endpoints"),
+        ("oracle.endpoint=http://me:sk-secret@127.0.0.1/v1", "user name"),
+        ("oracle.api_key_file=nothing", "nothing"),
+    ] {
+        let refused = toy.antiphon(&["run", "run.toml", "--out", "out", price, key]);
+        assert_eq!(refused.code, Some(SETTINGS), "{key}: {refused:?}");
+        assert!(refused.err.contains(words) && !refused.err.contains("sk-secret"), "{key}: {}", refused.err);
+        assert!(!toy.path("out").exists(), "{key}");
+    }
+    assert_eq!(server.asked.lock().unwrap().len(), 0, "nothing was sent");
+}
+
+#[test]
+fn without_weights_and_budget_used_up_the_run_can_be_resumed() {
+    // every third request fails once, and retries were not planned for
+    let server =
+        server(|n, honest| if n % 3 == 2 { Said::Status(503, "", json!({})) } else { Said::Json(honest) });
+    let toy = toy_at(&server.url);
+    let plan: Value = serde_json::from_str(&toy.antiphon(&["plan", "run.toml", "--json"]).out).unwrap();
+    let calls = plan["queries"]["calls"].as_u64().unwrap();
+    let limit = format!("oracle.budget.calls={calls}");
+    let args = [
+        "run",
+        "run.toml",
+        "--out",
+        "out",
+        "oracle.cache=false",
+        "oracle.retries=4",
+        "oracle.concurrency=1",
+        &limit,
+    ];
+    toy.antiphon(&args).says(ORACLE, &["calls", "raise the budget", "antiphon resume out"]);
+    assert!(server.count("/v1/completions") as u64 <= calls, "never overspent");
+    // what changes results is refused, a larger budget is not
+    toy.antiphon(&["resume", "out", "search.samples=9"]).says(2, &["search.samples"]);
+    toy.antiphon(&["resume", "out"]).says(ORACLE, &["calls"]);
+    toy.antiphon(&["resume", "out", "oracle.budget.calls=100000"]).says(0, &[]);
+    let queries = &summary(&toy, "out")["queries"];
+    assert!(queries["retries"].as_u64().unwrap() > 0 && queries["calls"].as_u64().unwrap() > 0, "{queries}");
+    assert!(toy.read("out/latest/prompt.json").contains("\"text\""));
+}
+
+#[test]
+fn killed_again_and_again_a_run_never_overspends() {
+    let server = server(|_, honest| Said::After(Duration::from_millis(2), Box::new(Said::Json(honest))));
+    let toy = toy_at(&server.url);
+    let plan: Value = serde_json::from_str(&toy.antiphon(&["plan", "run.toml", "--json"]).out).unwrap();
+    let calls = plan["queries"]["calls"].as_u64().unwrap() + 40;
+    let limit = format!("oracle.budget.calls={calls}");
+    let mut child = toy.start(&["run", "run.toml", "--out", "out", "oracle.retries=0", &limit]);
+    for round in 0..5_u64 {
+        std::thread::sleep(Duration::from_millis(120 + 60 * round));
+        let _ = child.kill();
+        child.wait().unwrap();
+        let asked =
+            server.asked.lock().unwrap().iter().filter(|a| a.path == "/v1/completions").count() as u64;
+        // each start probes before the ledger is open
+        assert!(asked <= calls + 8 * (round + 1), "{asked} of {calls}");
+        if !toy.path("out/run.toml").exists() {
+            child = toy.start(&["run", "run.toml", "--out", "out", "oracle.retries=0", &limit]);
+            continue;
+        }
+        if toy.path("out/ledger.sqlite").exists() {
+            let spent = Ledger::open(&toy.path("out/ledger.sqlite"), Terms::FREE).unwrap().spent();
+            assert!(spent.calls <= calls, "{spent:?}");
+        }
+        child = toy.start(&["resume", "out"]);
+    }
+    let _ = child.kill();
+    child.wait().unwrap();
+}
+
+#[test]
+fn two_runs_cannot_spend_one_ledger() {
+    let toy = toy();
+    let held = Ledger::open(&toy.path("site.sqlite"), Terms::FREE).unwrap();
+    let args = ["run", "run.toml", "--out", "out", "oracle.ledger=site.sqlite"];
+    toy.antiphon(&args).says(RUN_DIR, &["site.sqlite", "in use by process", "give each"]);
+    drop(held);
+    toy.antiphon(&["resume", "out"]).says(0, &[]);
+    let spent = Ledger::open(&toy.path("site.sqlite"), Terms::FREE).unwrap().spent();
+    assert_eq!(summary(&toy, "out")["queries"]["examples"], spent.examples);
+}
+
+#[test]
+fn an_endpoint_that_fails_ends_the_run_and_another_goes_on() {
+    let nobody = toy_at("http://127.0.0.1:9/v1");
+    nobody.antiphon(&["run", "run.toml", "--out", "out"]).says(ORACLE, &["no answer"]);
+    assert!(!nobody.path("out").exists());
+
+    type Fail = fn(Value) -> Said;
+    let failures: [(&str, Fail); 5] = [
+        ("status 500", |_| Said::Status(500, "", json!({}))),
+        ("asks to wait", |_| Said::Status(429, "Retry-After: 3600\r\n", json!({}))),
+        ("above 0", |mut v| {
+            *v["choices"][0]["logprobs"]["token_logprobs"].as_array_mut().unwrap().last_mut().unwrap() =
+                json!(0.5);
+            Said::Json(v)
+        }),
+        ("cannot be used", |mut v| {
+            v["choices"][0]["logprobs"] = json!({ "tokens": [], "token_logprobs": [] });
+            Said::Json(v)
+        }),
+        ("no answer", |v| Said::Cut(v.to_string(), 50)),
+    ];
+    for (words, fail) in failures {
+        let ill = Arc::new(AtomicUsize::new(0));
+        let state = Arc::clone(&ill);
+        let server = server(move |n, honest| {
+            if n > 60 && state.load(Ordering::SeqCst) == 0 { fail(honest) } else { Said::Json(honest) }
+        });
+        let toy = toy_at(&server.url);
+        let ended = toy.antiphon(&["run", "run.toml", "--out", "out"]);
+        ended.says(ORACLE, &["in a row", words, "antiphon resume out"]);
+        ill.store(1, Ordering::SeqCst);
+        toy.antiphon(&["resume", "out"]).says(0, &[]);
+        assert!(toy.path("out/report.html").exists(), "{words}");
+    }
+}
+
+#[test]
+fn another_model_after_a_restart_is_refused() {
+    let shift = Arc::new(AtomicUsize::new(0));
+    let now = Arc::clone(&shift);
+    let server = Liar::start(move |_, asked| match asked.path.as_str() {
+        "/v1/models" => models(),
+        _ => {
+            let mut v = echo(&asked.body);
+            if now.load(Ordering::SeqCst) > 0 {
+                let scores = v["choices"][0]["logprobs"]["token_logprobs"].as_array_mut().unwrap();
+                let last = scores.last_mut().unwrap();
+                *last = json!(last.as_f64().unwrap() - 0.25);
+            }
+            Said::Json(v)
+        }
+    });
+    let toy = toy_at(&server.url);
+    let mut child = toy.start(&["run", "run.toml", "--out", "out"]);
+    while std::fs::metadata(toy.path("out/metrics.jsonl")).map_or(0, |m| m.len()) == 0 {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    shift.store(1, Ordering::SeqCst);
+    toy.antiphon(&["resume", "out"]).says(RUN_DIR, &["another model is behind the endpoint"]);
+    shift.store(0, Ordering::SeqCst);
+    toy.antiphon(&["resume", "out"]).says(0, &[]);
+}
+
+#[test]
+fn what_does_not_fit_the_endpoint_is_refused_before_the_first_round() {
+    let short = Liar::start(|_, asked| match asked.path.as_str() {
+        "/v1/models" => Said::Json(json!({ "data": [{ "id": "m", "max_model_len": 12 }] })),
+        _ => Said::Json(echo(&asked.body)),
+    });
+    toy_at(&short.url)
+        .antiphon(&["run", "run.toml", "--out", "out"])
+        .says(DATA, &["reads 12", "sequence_len"]);
+
+    // a chat endpoint names single tokens; these answers are sentences
+    let chat = Liar::start(|_, asked| match asked.path.as_str() {
+        "/v1/models" => models(),
+        _ => Said::Json(json!({ "model": "m", "usage": { "prompt_tokens": 9, "completion_tokens": 1 },
+            "choices": [{ "message": { "content": "a" }, "logprobs": { "content":
+                [{ "token": "a", "logprob": -1.0, "top_logprobs": [{ "token": "a", "logprob": -1.0 }] }] } }] })),
+    });
+    toy_at(&chat.url)
+        .antiphon(&["run", "run.toml", "--out", "out", "oracle.dialect=chat"])
+        .says(ORACLE, &["labels of the first question", "not one token"]);
+
+    // answers that vary by more than a step of the search moves them
+    let noisy = AtomicUsize::new(0);
+    let noise = Liar::start(move |_, asked| match asked.path.as_str() {
+        "/v1/models" => models(),
+        _ => {
+            let mut v = echo(&asked.body);
+            let scores = v["choices"][0]["logprobs"]["token_logprobs"].as_array_mut().unwrap();
+            let more = noisy.fetch_add(1, Ordering::SeqCst) % 2;
+            if asked.body["prompt"].as_str().is_some_and(|p| p.contains("quick brown fox")) {
+                *scores.last_mut().unwrap() = json!(-1.0 - 0.5 * more as f64);
+            }
+            Said::Json(v)
+        }
+    });
+    toy_at(&noise.url)
+        .antiphon(&["run", "run.toml", "--out", "out"])
+        .says(SETTINGS, &["follow noise", "sigma"]);
+}
