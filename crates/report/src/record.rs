@@ -70,7 +70,7 @@ pub struct Evaluation {
 /// A model on its way to a result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Waypoint {
-    /// Example forwards until then; see [`RoundRecord::forwards`].
+    /// Example forwards until then; see [`RoundRecord::worked`].
     pub forwards: u64,
     /// Its quality there.
     pub eval: Evaluation,
@@ -221,8 +221,8 @@ pub struct RoundRecord {
     /// Seconds of evaluation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval_seconds: Option<f64>,
-    /// Examples that passed forward through the model for the counted clients' work. An example under two candidates or two
-    /// perturbations is two; backward passes are not counted.
+    /// Examples that passed forward through the model for the counted clients' training. An example under two perturbations
+    /// is two; backward passes are not counted. Of a search, [`RoundRecord::spent`] says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwards: Option<u64>,
     /// Training tokens of the cohort per second of the round.
@@ -234,6 +234,14 @@ pub struct RoundRecord {
     /// The search's own measure of where it stands after the round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gauge: Option<Gauge>,
+}
+
+impl RoundRecord {
+    /// Example forwards of the round, of training or of a search: what a ledger counted leaves out what was not asked twice.
+    #[must_use]
+    pub fn worked(&self) -> Option<u64> {
+        self.spent.map(|s| s.examples).or(self.forwards)
+    }
 }
 
 #[cfg(test)]

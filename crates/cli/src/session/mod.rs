@@ -253,10 +253,10 @@ impl Session {
         self.tuning.recipe().local_steps(person.train.sequences.len())
     }
 
-    /// Examples that passed forward through the model for the work that `client` reports; `None` where it does not say.
+    /// Examples that passed forward through the model for the training that `client` reports; a search's are in its ledger.
     pub(crate) fn forwards(&self, client: ClientId, metrics: &BTreeMap<String, f64>) -> Option<u64> {
         if self.searching.is_some() {
-            return metrics.get("train_units").map(|asked| *asked as u64);
+            return None;
         }
         let recipe = self.tuning.recipe();
         let passes = u64::from(recipe.estimator.forwards().unwrap_or(1));

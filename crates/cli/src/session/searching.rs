@@ -230,12 +230,17 @@ impl Searching {
         let curve = seen
             .iter()
             .map(|l| Ok(Waypoint { forwards: l.asked, eval: session.evaluate(&l.state, Part::Validation)? }));
-        let curve = curve.collect::<Result<_, Failure>>()?;
+        let mut curve = curve.collect::<Result<Vec<Waypoint>, Failure>>()?;
+        let whole = candidates * all.len() as u64;
+        // nothing better was found until the end
+        if let Some(last) = curve.last().filter(|w| w.forwards < whole).cloned() {
+            curve.push(Waypoint { forwards: whole, ..last });
+        }
         let best = better.last().map_or_else(|| self.search.start(), |l| l.state.clone());
         Ok(Line {
             eval: session.evaluate(&best, Part::Test)?,
             steps: Some(candidates),
-            examples_seen: Some(candidates * all.len() as u64),
+            examples_seen: Some(whole),
             seconds: Some(begun.elapsed().as_secs_f64()),
             curve,
         })

@@ -140,11 +140,15 @@ fn chart(curves: &[&Curve<'_>], m: &Measure, against: &Against) -> Chart {
     let Some((low, high)) = extents.iter().copied().reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) else {
         return chart;
     };
-    let mut colours = COLOURS.iter().cycle();
+    let (mut colours, mut searches) = (COLOURS.iter().cycle(), COLOURS.iter().rev().cycle());
     for c in curves {
-        let colour = if c.line { "c-base" } else { colours.next().copied().unwrap_or("c-fed") };
         // a line that is one point, such as the base model as it was, holds everywhere
         let level = c.line && c.seeds.iter().all(|p| p.len() == 1 && p[0].forwards == 0);
+        let colour = match (c.line, level) {
+            (_, true) => "c-base",
+            (true, false) => searches.next().copied().unwrap_or("c-base"),
+            (false, _) => colours.next().copied().unwrap_or("c-fed"),
+        };
         let (from, to) = match (level, extent(c, against)) {
             (true, _) => (low, high),
             (false, Some(own)) => own,

@@ -67,7 +67,7 @@ impl Measured {
         let (mut forwards, mut traffic) = (Some(0_u64), Some(Traffic::default()));
         let mut curve = Vec::new();
         for r in rounds {
-            forwards = forwards.zip(r.forwards).map(|(a, b)| a + b);
+            forwards = forwards.zip(r.worked()).map(|(a, b)| a + b);
             traffic = traffic.zip(r.traffic).map(|(mut a, b)| {
                 a += b;
                 a
