@@ -47,6 +47,8 @@ pub enum Command {
     Bench(Bench),
     /// Read a run and say what is wrong with it, with evidence and a change to try.
     Doctor(Doctor),
+    /// Recompute a run of [scalars] from what its clients delivered.
+    Audit(Audit),
     /// Print a completion script for a shell.
     Completions(Completions),
 }
@@ -438,6 +440,13 @@ pub struct BenchGemm {
 /// Arguments of `antiphon doctor`.
 #[derive(Debug, Args)]
 pub struct Doctor {
+    /// A run directory.
+    pub run: PathBuf,
+}
+
+/// Arguments of `antiphon audit`.
+#[derive(Debug, Args)]
+pub struct Audit {
     /// A run directory.
     pub run: PathBuf,
 }

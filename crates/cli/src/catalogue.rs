@@ -27,6 +27,7 @@ pub fn all() -> Vec<(&'static str, Vec<Row>)> {
         ("`[estimator]`: how the gradient arises", rows(antiphon_tune::ESTIMATORS)),
         ("`[optimizer]`: how a local step is taken", rows(antiphon_tune::OPTIMIZERS)),
         ("`[search]`: how a prompt is found without gradients", rows(antiphon_oracle::search::METHODS)),
+        ("`[scalars]`: what travels instead of the trainable vector", rows(antiphon_tune::scalars::METHODS)),
         ("`[train.lr_scheduler]`: the learning rate over time", rows(antiphon_tune::SCHEDULES)),
         ("`[data.partition]`: who holds which example", rows(antiphon_data::PARTITIONERS)),
         ("`aggregation.layers`: stages between a client's work and the sum", rows(antiphon_algo::LAYERS)),

@@ -29,13 +29,15 @@ pub enum Kind {
     Storage,
     /// The oracle of a search: its endpoint or its budget.
     Oracle,
+    /// What was recorded is not what is recomputed.
+    Audit,
     /// Stopped by the user after a checkpoint.
     Interrupted,
 }
 
 impl Kind {
     /// Every kind, in order of its code.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Internal,
         Self::Usage,
         Self::Settings,
@@ -45,6 +47,7 @@ impl Kind {
         Self::Federation,
         Self::Storage,
         Self::Oracle,
+        Self::Audit,
         Self::Interrupted,
     ];
 
@@ -61,6 +64,7 @@ impl Kind {
             Self::Federation => 7,
             Self::Storage => 8,
             Self::Oracle => 9,
+            Self::Audit => 10,
             Self::Interrupted => 130,
         }
     }
@@ -80,6 +84,7 @@ impl Kind {
             Self::Oracle => {
                 "the endpoint of a search failed, or its budget is used up; `antiphon resume` continues"
             }
+            Self::Audit => "what a run recorded is not what its deliveries make",
             Self::Interrupted => {
                 "stopped by the user; a checkpoint is written and `antiphon resume` continues"
             }

@@ -2,11 +2,13 @@
 
 use std::time::Instant;
 
+use antiphon_kernels::Cpu;
 use antiphon_model::{Mode, Shape, planned_bytes};
 use antiphon_oracle::search::Seeker;
 use antiphon_protocol::size;
 use antiphon_report::{Comparison, RoundRecord};
 use antiphon_tune::HeldOut;
+use antiphon_tune::scalars::Replica;
 use serde::Serialize;
 
 use crate::machine;
@@ -23,12 +25,16 @@ pub(crate) struct Prediction {
     pub(crate) parameters: u64,
     /// Clients in a round.
     pub(crate) cohort: u64,
-    /// Bytes of a round from all its clients, exactly, if every client reports the usual metrics and none fails.
+    /// Bytes of a round from all its clients, if every client reports the usual metrics and none fails: exactly, or at most
+    /// where only what changed travels.
     pub(crate) bytes_up_per_round: u64,
     /// Bytes of a round to all its clients.
     pub(crate) bytes_down_per_round: u64,
     /// Of both, what is coordinates.
     pub(crate) payload_per_round: u64,
+    /// Of one client in a round, where only what changed travels, at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) told: Option<Told>,
     /// Activations of one client at work.
     pub(crate) activation_bytes: u64,
     /// Peak resident set, estimated: program, weights touched, workers, clients' state, messages.
@@ -42,6 +48,19 @@ pub(crate) struct Prediction {
     pub(crate) flops_per_second: f64,
     /// Local training, all rounds, estimated.
     pub(crate) seconds: f64,
+}
+
+/// Bytes of one client in a round, at most.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Told {
+    /// Scalars that it sends.
+    pub(crate) payload_up: u64,
+    /// Around them: index, header, its question.
+    pub(crate) envelope_up: u64,
+    /// Scalars that it is sent, once it has a first state.
+    pub(crate) payload_down: u64,
+    /// Around them.
+    pub(crate) envelope_down: u64,
 }
 
 /// Metrics that a client reports beside its update.
@@ -111,7 +130,8 @@ impl Prediction {
             + workers * (activations + 4 * trainable * 6)
             + state
             + cohort * shared * 4 * 2
-            + 4 * shared * 4;
+            + 4 * shared * 4
+            + if session.scalars.is_some() { Replica::<Cpu>::BYTES as u64 * trainable } else { 0 };
         let (up, down) = (Self::up(session) * cohort, Self::down(session, cohort as usize) * cohort);
 
         let mut flop = 0.0;
@@ -152,6 +172,12 @@ impl Prediction {
             bytes_up_per_round: up.total(),
             bytes_down_per_round: down.total(),
             payload_per_round: up.payload + down.payload,
+            told: session.scalars.is_some().then(|| Told {
+                payload_up: up.payload / cohort.max(1),
+                envelope_up: up.overhead / cohort.max(1),
+                payload_down: down.payload / cohort.max(1),
+                envelope_down: down.overhead / cohort.max(1),
+            }),
             activation_bytes: activations,
             memory_bytes: memory,
             queries,
@@ -164,12 +190,37 @@ impl Prediction {
     /// Bytes that one client sends in a round: its question and its update.
     fn up(session: &Session) -> size::Size {
         let metrics: &[&str] = if session.searching.is_some() { &Seeker::METRICS } else { &METRICS };
-        size::poll() + size::deliver(&session.plan, metrics.iter().copied())
+        let metrics = metrics.iter().copied();
+        match Self::sent(session) {
+            Some(sent) => {
+                // what layers add to a vector is never zero
+                let added = session.plan.wire().len - session.plan.schema().dim();
+                size::poll() + size::deliver_sparse(&session.plan, sent + added, metrics)
+            }
+            None => size::poll() + size::deliver(&session.plan, metrics),
+        }
+    }
+
+    /// Scalars that are not zero in the largest update; `None` where vectors travel whole.
+    fn sent(session: &Session) -> Option<usize> {
+        let steps = session.people.iter().map(|p| session.local_steps(p)).max().unwrap_or(0);
+        session.scalars.as_ref().map(|s| s.most_sent(steps))
     }
 
     /// Bytes that one client receives in a round.
     fn down(session: &Session, cohort: usize) -> size::Size {
-        size::work(&session.plan, cohort) + size::accepted()
+        let everybody = cohort == session.people.len();
+        // a server with momentum moves what no client touched, and who sat out has more to catch up with
+        let plain = session.server_step().is_ok_and(|s| s.describe() == "fedavg");
+        let work = match Self::sent(session) {
+            Some(sent) if everybody && plain => {
+                let changed = sent.saturating_mul(cohort).min(session.plan.schema().dim());
+                size::work_changed(&session.plan, cohort, changed)
+            }
+            Some(_) => size::work_changed(&session.plan, cohort, session.plan.schema().dim()),
+            None => size::work(&session.plan, cohort),
+        };
+        work + size::accepted()
     }
 
     /// Beside what `rounds` measured.
@@ -181,12 +232,13 @@ impl Prediction {
         };
         let seconds: f64 = rounds.iter().filter_map(|r| r.wall_seconds).sum();
         let done = rounds.len() as f64 / f64::from(session.policy.num_rounds);
+        let exact = session.scalars.is_none();
         let row = |quantity: &str, unit: &str, predicted: f64, measured: Option<f64>, exact: bool| {
             Comparison { quantity: quantity.to_owned(), unit: unit.to_owned(), predicted, measured, exact }
         };
         vec![
-            row("bytes up per round", "bytes", self.bytes_up_per_round as f64, mean(|t| t.up), true),
-            row("bytes down per round", "bytes", self.bytes_down_per_round as f64, mean(|t| t.down), true),
+            row("bytes up per round", "bytes", self.bytes_up_per_round as f64, mean(|t| t.up), exact),
+            row("bytes down per round", "bytes", self.bytes_down_per_round as f64, mean(|t| t.down), exact),
             row(
                 "peak memory",
                 "bytes",

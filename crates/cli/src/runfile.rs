@@ -39,6 +39,9 @@ pub struct RunFile {
     /// Local training. A run with `[search]` does without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train: Option<antiphon_tune::TrainSettings>,
+    /// What travels instead of the trainable vector: `id` and the method's own keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scalars: Option<toml::Table>,
     /// How a prompt is found without gradients: `id` and the search's own keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<toml::Table>,
@@ -302,6 +305,17 @@ fn check(s: &RunFile, name: &str) -> Result<(), Failure> {
             &"(given)",
             "none with `oracle.endpoint`: clients hold no part of the model",
         );
+    }
+    if s.scalars.is_some() {
+        let clash = [
+            ("[search]", s.search.is_some()),
+            ("[emulator]", s.emulator.is_some()),
+            ("model.head = \"local\"", s.model.head == HeadSharing::Local),
+        ];
+        if let Some((what, _)) = clash.into_iter().find(|(_, there)| *there) {
+            let why = format!("[scalars] and {what} both say what travels; leave one out");
+            return Err(Failure::new(Kind::Settings, format_args!("{name}: {why}")));
+        }
     }
     let f = &s.federation;
     if f.num_rounds == 0 {

@@ -136,6 +136,30 @@ pub(crate) fn runs(index: &[u8], dim: usize, bytes: usize) -> Result<Vec<(usize,
     if total * WORD == bytes { Ok(out) } else { refuse("it counts other words than there are") }
 }
 
+/// `bytes` for keeping: as the words that are not zero where that is shorter (1, the index's length in 4 bytes, the index,
+/// the words), else whole (0, the bytes).
+#[must_use]
+pub fn pack(bytes: &[u8]) -> Vec<u8> {
+    match changes(&vec![0; bytes.len()], bytes) {
+        Some((index, words)) => [&[1][..], &(index.len() as u32).to_le_bytes(), &index, &words].concat(),
+        None => [&[0][..], bytes].concat(),
+    }
+}
+
+/// The `length` bytes that [`pack`] packed; an error where they are none.
+pub fn unpack(packed: &[u8], length: usize) -> Result<Vec<u8>, WireError> {
+    match packed.split_first() {
+        Some((0, bytes)) if bytes.len() == length => Ok(bytes.to_vec()),
+        Some((1, rest)) => {
+            let cut = WireError::Index { reason: "it is cut short" };
+            let (size, rest) = rest.split_first_chunk::<4>().ok_or(cut.clone())?;
+            let (index, words) = rest.split_at_checked(u32::from_le_bytes(*size) as usize).ok_or(cut)?;
+            applied(&vec![0; length], index, words)
+        }
+        _ => Err(WireError::Body { expected: length, found: packed.len().saturating_sub(1) }),
+    }
+}
+
 fn put(out: &mut Vec<u8>, mut v: u64) {
     while v >= 0x80 {
         out.push(v as u8 | 0x80);
@@ -240,6 +264,7 @@ mod tests {
                 prop_assert!(patch.index.len() + patch.words.len() < b.bytes().len());
                 prop_assert!(patch.index.len() <= index_bytes(patch.words.len() / WORD, new.len()));
                 prop_assert_eq!(patch.apply(&a), Some(b.clone()));
+                prop_assert_eq!(unpack(&pack(b.bytes()), b.bytes().len()), Ok(b.bytes().to_vec()));
                 prop_assert_eq!(patch.apply(&b).is_some(), a == b);
             } else {
                 prop_assert!(b.bytes().is_empty() || 2 * old.iter().zip(&new).filter(|(a, b)| a != b).count() > old.len() / 2);

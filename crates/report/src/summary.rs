@@ -48,6 +48,9 @@ pub struct Summary {
     /// BLAKE3 of the final adapter or model file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
+    /// Identifies the trainable vector that the state stands for, where scalars travelled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Digest>,
     /// Where the adapter is, as the user would type it: relative to the run directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,

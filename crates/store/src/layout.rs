@@ -41,6 +41,12 @@ impl Layout {
         self.root.join("metrics.jsonl")
     }
 
+    /// `deliveries.bin`.
+    #[must_use]
+    pub fn deliveries(&self) -> PathBuf {
+        self.root.join("deliveries.bin")
+    }
+
     /// `summary.json`.
     #[must_use]
     pub fn summary(&self) -> PathBuf {

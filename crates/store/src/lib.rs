@@ -5,6 +5,7 @@
 //! run.lock            held by the process that works on the run
 //! events.sqlite       append-only log, each row chained to the one before by BLAKE3
 //! metrics.jsonl       one record a line, one line a closed round
+//! deliveries.bin      what clients sent, round by round, for runs that can be audited
 //! blobs/<digest>      content-addressed vectors and states
 //! rounds/00012/       checkpoint.json: which blobs are the state after round 12
 //! latest/             the newest exported model, in the layout other programs load
@@ -24,6 +25,7 @@
 
 mod blob;
 mod checkpoint;
+mod deliveries;
 mod diff;
 mod disk;
 mod error;
@@ -38,6 +40,7 @@ mod snapshot;
 
 pub use blob::BlobRef;
 pub use checkpoint::{Checkpoint, Restored};
+pub use deliveries::read_deliveries;
 pub use diff::{Change, diff};
 pub use disk::Failpoint;
 pub use error::StoreError;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::blob::{self, BlobRef};
 use crate::checkpoint::{Checkpoint, Manifest, Restored};
+use crate::deliveries::Deliveries;
 use crate::diff::diff;
 use crate::disk::{Content, Disk, Failpoint, TEMPORARY, names};
 use crate::error::StoreError;
@@ -68,6 +69,7 @@ pub struct RunDir {
     meta: serde_json::Value,
     log: EventLog,
     metrics: MetricsFile,
+    deliveries: Deliveries,
     /// The round that is open.
     next: Round,
     /// Checkpoints on disk.
@@ -124,6 +126,7 @@ impl RunDir {
         let metrics = MetricsFile::open(layout.metrics())?;
         disk.replace(&layout.run_file(), resolved_toml.as_bytes())?;
         Ok(Self {
+            deliveries: Deliveries::new(layout.deliveries()),
             layout,
             disk,
             settings,
@@ -173,6 +176,7 @@ impl RunDir {
         let next = checkpoint.as_ref().map_or(Round(0), |c| c.round.next());
         let mut run = Self {
             metrics: MetricsFile::open(layout.metrics())?,
+            deliveries: Deliveries::new(layout.deliveries()),
             layout,
             disk,
             settings,
@@ -195,6 +199,7 @@ impl RunDir {
             run.log.commit()?;
         }
         run.metrics.keep_before(next, &run.disk)?;
+        run.deliveries.keep_before(next, &run.disk)?;
         run.prune(BTreeSet::new())?;
         run.sweep()?;
         Ok((run, Resume { next, checkpoint, updates, skipped, events }))
@@ -287,6 +292,11 @@ impl RunDir {
         let blob = blob::put(&self.disk, &self.layout.blobs(), Content::Bytes(state))?;
         self.staged.insert(client, blob);
         Ok(())
+    }
+
+    /// Keeps what clients delivered in the open round; it counts from the closing of that round on.
+    pub fn keep_deliveries(&mut self, deliveries: &[u8]) -> Result<(), StoreError> {
+        self.deliveries.append(self.next, deliveries, &self.disk)
     }
 
     /// What `client` kept as of the last closed round; verified.

@@ -10,7 +10,7 @@ use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::history::{Created, History, newest_intact, read_manifests};
 use crate::layout::Layout;
-use crate::log::{EventLog, Verified};
+use crate::log::{Event, EventLog, Verified};
 
 /// A run as it was when it was looked at.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub meta: serde_json::Value,
     /// The newest checkpoint whose every byte is intact; `None` before the first closed round.
     pub checkpoint: Option<Restored>,
+    /// All events, oldest first.
+    pub events: Vec<Event>,
     /// The round whose model `latest/` holds.
     pub published: Option<Round>,
     manifest: Option<Manifest>,
@@ -45,7 +47,7 @@ impl Snapshot {
         let mut kept = read_manifests(&layout, &history.closed, &digests, settings.durable)?;
         let (checkpoint, _) = newest_intact(&layout, &history.closed, &kept)?;
         let manifest = checkpoint.as_ref().and_then(|c| kept.remove(&c.round));
-        Ok(Self { layout, run_toml, meta, checkpoint, published: history.published, manifest })
+        Ok(Self { layout, run_toml, meta, checkpoint, events, published: history.published, manifest })
     }
 
     /// Its paths.

@@ -1,5 +1,6 @@
 //! One module per command.
 
+mod audit;
 mod bench;
 mod common;
 mod compare;
@@ -32,6 +33,7 @@ pub(crate) fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Serve(a) => serve::run(a, cli.quiet, cli.json),
         Command::Bench(a) => bench::run(a, cli.json),
         Command::Doctor(a) => doctor::run(a, cli.json),
+        Command::Audit(a) => audit::run(a, cli.quiet, cli.json),
         Command::Completions(a) => {
             completions::run(a);
             Ok(())

@@ -167,6 +167,7 @@ pub(super) fn text(session: &Session, p: &Prediction) -> String {
     let span = if least == most { most.to_string() } else { format!("{least} to {most}") };
     let personal =
         if p.personal > 0 { format!(", {} of them personal", count(p.personal)) } else { String::new() };
+    let exactly = if p.told.is_some() { "at most" } else { "exactly" };
     let rows = [
         ("model", format!("{}, {} parameters", file.model.base_model, count(p.parameters))),
         ("trained", format!("{} ({share:.2} %) by {}{personal}", count(p.trainable), session.method.id())),
@@ -193,7 +194,7 @@ pub(super) fn text(session: &Session, p: &Prediction) -> String {
         (
             "up",
             format!(
-                "{} a round, exactly ({} bytes)",
+                "{} a round, {exactly} ({} bytes)",
                 bytes(p.bytes_up_per_round as f64),
                 count(p.bytes_up_per_round)
             ),
@@ -201,7 +202,7 @@ pub(super) fn text(session: &Session, p: &Prediction) -> String {
         (
             "down",
             format!(
-                "{} a round, exactly ({} bytes)",
+                "{} a round, {exactly} ({} bytes)",
                 bytes(p.bytes_down_per_round as f64),
                 count(p.bytes_down_per_round)
             ),
@@ -220,6 +221,19 @@ pub(super) fn text(session: &Session, p: &Prediction) -> String {
         ("time", format!("about {} without evaluation", seconds(p.seconds))),
     ];
     let mut rows = Vec::from(rows);
+    if let (Some(t), Some(s)) = (p.told, &session.scalars) {
+        let value = format!(
+            "{} instead of the vector: a client sends at most {} bytes in a round and is sent at most {}, in envelopes of {} \
+             and {} (the whole state, {} bytes, in its first round)",
+            s.id,
+            count(t.payload_up),
+            count(t.payload_down),
+            count(t.envelope_up),
+            count(t.envelope_down),
+            count(4 * s.schema().dim() as u64)
+        );
+        rows.insert(3, ("scalars", value));
+    }
     if let Some(value) = held(session) {
         rows.insert(2, ("clients hold", value));
     }

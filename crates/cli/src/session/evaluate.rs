@@ -22,7 +22,7 @@ impl Session {
     /// `theta` on `part` of every client, and on their union. Clients are scored in parallel and summed in their order.
     /// `theta` is what travels; a personal head is the client's own.
     pub(crate) fn evaluate(&self, theta: &[f32], part: Part) -> Result<Evaluation, Failure> {
-        if self.searching.is_some() {
+        if self.searching.is_some() || self.scalars.is_some() {
             return self.evaluate_whole(&self.meant(theta)?, part);
         }
         self.evaluation(self.owner(), part, |id| self.personal_theta(id, theta))

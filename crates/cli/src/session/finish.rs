@@ -58,6 +58,7 @@ pub(super) fn finish(
         data: Some(session.data.clone()),
         truncation: Some(session.truncation),
         digest: Some(digest(&outcome.theta)),
+        weights: session.scalars.as_ref().map(|s| s.whole(&outcome.theta)).transpose()?.map(|w| digest(&w)),
         output: Some("latest".to_owned()),
         ..past.summary(facts(session, outcome, course.resumed_at))
     };
@@ -186,9 +187,10 @@ fn facts(session: &Session, outcome: &Outcome, resumed_at: &[u64]) -> RunFacts {
         name: file.run.name.clone(),
         base_model: file.model.base_model.clone(),
         data: clients::shown(file),
-        method: match &session.searching {
-            Some(s) => format!("{} by {}", session.method.id(), s.id),
-            None => session.method.id().to_owned(),
+        method: match (&session.searching, &session.scalars) {
+            (Some(s), _) => format!("{} by {}", session.method.id(), s.id),
+            (None, Some(s)) => format!("{}, scalars of {}", session.method.id(), s.id),
+            (None, None) => session.method.id().to_owned(),
         },
         objective: id(&file.objective),
         federation: format!(

@@ -83,6 +83,10 @@ impl Trial for Session {
         if let Some(search) = &self.searching {
             return Ok(search.seekers(self.file().run.seed)?.into_iter().map(Hand::Seeks).collect());
         }
+        if let Some(scalars) = &self.scalars {
+            let client = |p| scalars.client(&self.tuning, p).map(Hand::Tells);
+            return self.people.iter().map(client).collect();
+        }
         let client = |p: &Person| {
             Client::new(Arc::clone(&self.tuning), p.id, Arc::clone(&p.train.sequences), p.train.examples)
                 .map(Hand::Trains)
@@ -110,9 +114,13 @@ impl Trial for Session {
         finish::finish(self, dir, outcome, course, progress)
     }
 
+    fn audited(&self) -> bool {
+        self.scalars.is_some()
+    }
+
     fn keep_updates(&self) -> bool {
-        // only the error of averaging factors needs them
-        !self.wiring.lora.is_empty()
+        // the error of averaging factors needs them, and an audit does
+        !self.wiring.lora.is_empty() || self.audited()
     }
 
     fn personal(&self) -> Option<(&Personal, &[f32])> {

@@ -1,6 +1,7 @@
 //! A run put together: base model, data of every client, method, aggregation. Built from a run file alone, so `plan`,
 //! `run`, `resume` and `eval` see the same thing.
 
+mod audit;
 mod baselines;
 mod clients;
 mod embedded;
@@ -11,6 +12,7 @@ mod here;
 mod offsite;
 mod personal;
 mod recorder;
+mod scalars;
 mod searching;
 mod tokens;
 mod trial;
@@ -42,6 +44,7 @@ use crate::progress::Progress;
 use crate::runfile::{Loaded, RunFile};
 use searching::Parts;
 
+pub(crate) use audit::{Logged, replay};
 pub(crate) use clients::{Person, division, gather, inline, shown};
 pub(crate) use evaluate::split;
 pub(crate) use execute::{ClientState, Outcome, execute, resume};
@@ -49,6 +52,7 @@ pub(crate) use finish::{Finished, Past, asked, conclude, publish_with, resumed_a
 pub(crate) use offsite::OffSite;
 pub(crate) use personal::Personal;
 pub(crate) use recorder::{Events, Shared, digest, unix_ms};
+pub(crate) use scalars::Scalars;
 pub(crate) use searching::{Searching, questions};
 pub(crate) use tokens::Tokens;
 pub(crate) use trial::{Course, Pin, Trial};
@@ -83,6 +87,8 @@ pub(crate) struct Session {
     pub(crate) notes: Vec<String>,
     /// Tensors that never travel.
     pub(crate) personal: Option<Personal>,
+    /// What travels instead of the trainable vector.
+    pub(crate) scalars: Option<Scalars>,
     /// The search of a run without gradients.
     pub(crate) searching: Option<Searching>,
     pub(crate) plan: Checked,
@@ -165,6 +171,7 @@ impl Session {
             Some(adapter) => adapter.theta,
             None => method.init(&wiring, &start).blame(&loaded, "method")?,
         };
+        let scalars = Scalars::open(&loaded, &tuning, &theta, workers)?;
         let policy = policy(file);
         policy.check(gathered.people.len()).blame(&loaded, "federation")?;
         let searching = Searching::open(&Parts {
@@ -189,7 +196,11 @@ impl Session {
                 }
             }
             None => {
-                let schema = personal.as_ref().map_or(&wiring.schema, |p| p.shared());
+                let schema = match (&scalars, &personal) {
+                    (Some(s), _) => s.schema(),
+                    (None, Some(p)) => p.shared(),
+                    (None, None) => &wiring.schema,
+                };
                 aggregation.check(schema).blame(&loaded, "aggregation")?
             }
         };
@@ -210,6 +221,7 @@ impl Session {
             truncation: gathered.truncation,
             notes: gathered.notes,
             personal,
+            scalars,
             searching,
             plan,
             policy,
@@ -292,6 +304,9 @@ impl Session {
     /// First values of what travels.
     pub(crate) fn shared_theta(&self) -> Vec<f32> {
         if let Some(s) = &self.searching {
+            return s.start();
+        }
+        if let Some(s) = &self.scalars {
             return s.start();
         }
         self.personal.as_ref().map_or_else(|| self.theta.clone(), |p| p.share(&self.theta))
@@ -419,6 +434,6 @@ pub(crate) fn policy(file: &RunFile) -> Policy {
         round_deadline_ms: (f.round_deadline_s > 0).then(|| f.round_deadline_s * 1000),
         join_deadline_ms: None,
         round_attempts: 3,
-        history: 0,
+        history: if file.scalars.is_some() { scalars::HISTORY } else { 0 },
     }
 }

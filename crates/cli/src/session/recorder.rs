@@ -15,6 +15,7 @@ use antiphon_report::{ClientRecord, ClientStatus, RoundRecord, Spent, Traffic, U
 use antiphon_sim::{ClientDone, Observer, Outcome, RoundClosed, RoundFailed, RoundStarted};
 use antiphon_store::{Checkpoint, RunDir};
 
+use super::audit::Kept;
 use super::{Crew, Trial};
 use crate::args::Part;
 use crate::progress::{Progress, bytes};
@@ -201,6 +202,11 @@ impl<'a> Recorder<'a> {
             server: server.iter().map(|(name, v)| (name.as_str(), v.as_slice())).collect(),
             slots: slots.iter().map(|(name, v)| (name.as_str(), v.as_slice())).collect(),
         };
+        if trial.audited() {
+            let kept = Kept::of(closed.attempt, closed.contributions)
+                .ok_or("an update is not kept as it was sent, and the run could not be audited")?;
+            dir.keep_deliveries(&kept.encode())?;
+        }
         dir.close_round(unix_ms(), closed.round, &checkpoint, &record)?;
         drop(dir);
         let rounds = u64::from(trial.file().federation.num_rounds);

@@ -273,11 +273,12 @@ pub(crate) fn questions(sequences: &[Sequence], words: Option<&[u32]>) -> Arc<[Q
 }
 
 impl Session {
-    /// The whole trainable vector of what travels: a search's state stands for a prompt.
+    /// The whole trainable vector of what travels: a search's state stands for a prompt, scalars for what they moved.
     pub(crate) fn meant<'a>(&self, travelled: &'a [f32]) -> Result<Cow<'a, [f32]>, Failure> {
-        match &self.searching {
-            Some(s) => Ok(s.whole(self, travelled)?.into()),
-            None => Ok(travelled.into()),
+        match (&self.searching, &self.scalars) {
+            (Some(s), _) => Ok(s.whole(self, travelled)?.into()),
+            (None, Some(s)) => Ok(s.whole(travelled)?.to_vec().into()),
+            (None, None) => Ok(travelled.into()),
         }
     }
 }

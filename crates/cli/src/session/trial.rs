@@ -77,6 +77,11 @@ pub(crate) trait Trial: Sync {
         false
     }
 
+    /// Whether what clients deliver is kept, so that the run can be recomputed.
+    fn audited(&self) -> bool {
+        false
+    }
+
     /// Tensors that never travel, and first values of everything trainable.
     fn personal(&self) -> Option<(&Personal, &[f32])> {
         None

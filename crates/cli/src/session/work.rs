@@ -10,6 +10,7 @@ use antiphon_kernels::Cpu;
 use antiphon_oracle::search::Seeker;
 use antiphon_sim::Workforce;
 use antiphon_tune::Client;
+use antiphon_tune::scalars::ScalarClient;
 
 use super::Trial;
 use super::execute::ClientState;
@@ -27,6 +28,8 @@ pub(crate) struct Took {
 pub(crate) enum Hand {
     /// By gradients.
     Trains(Client<Cpu>),
+    /// On a replica of the state, whose scalars it sends. Keeps nothing between rounds.
+    Tells(ScalarClient<Cpu>),
     /// By asking. Keeps nothing between rounds.
     Seeks(Seeker),
 }
@@ -35,6 +38,7 @@ impl Hand {
     pub(crate) fn id(&self) -> ClientId {
         match self {
             Self::Trains(c) => c.id(),
+            Self::Tells(c) => c.id(),
             Self::Seeks(s) => s.id(),
         }
     }
@@ -43,7 +47,7 @@ impl Hand {
     pub(crate) fn trains(&self) -> Option<&Client<Cpu>> {
         match self {
             Self::Trains(c) => Some(c),
-            Self::Seeks(_) => None,
+            Self::Tells(_) | Self::Seeks(_) => None,
         }
     }
 }
@@ -52,6 +56,7 @@ impl LocalWork for &Hand {
     fn run(&mut self, start: &[f32], round: Round) -> Result<Local, WorkError> {
         match self {
             Hand::Trains(c) => (&mut &*c).run(start, round),
+            Hand::Tells(c) => (&mut &*c).run(start, round),
             Hand::Seeks(s) => (&mut &*s).run(start, round),
         }
     }

@@ -368,6 +368,7 @@ fn summary(
             emptied: if sick == Sick::Truncation { 120 } else { 0 },
         }),
         digest: Some(Digest::of(b"adapter")),
+        weights: None,
         output: Some("latest".into()),
     }
 }
