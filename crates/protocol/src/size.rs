@@ -122,9 +122,7 @@ pub fn deliver_sparse<'a>(plan: &Checked, sent: usize, metrics: impl IntoIterato
 pub fn work_changed(plan: &Checked, clients: usize, changed: usize) -> Size {
     // the digest of what it has
     let base = Size { payload: 0, overhead: 2 + 32 };
-    let whole = work(plan, clients);
-    let told = shorter(whole, changed, plan.schema().dim());
-    if told.payload < whole.payload { told + base } else { whole }
+    shorter(work(plan, clients), changed, plan.schema().dim()) + base
 }
 
 /// `whole` with `told` of its `dim` coordinates and their index, if that is shorter.
