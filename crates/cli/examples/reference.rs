@@ -218,6 +218,7 @@ const FOLDERS: &[(&str, &str)] = &[
     ("`aggregation.reducer`", "algo/src/reducers"),
     ("`[estimator]`", "tune/src/estimator"),
     ("`[search]`", "oracle/src/search"),
+    ("`[scalars]`", "tune/src/scalars"),
     ("`[server]`", "algo/src/servers"),
 ];
 

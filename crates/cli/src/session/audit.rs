@@ -234,8 +234,10 @@ mod tests {
             .unwrap()
     }
 
+    type Ran = (Vec<(Round, Vec<u8>)>, Vec<Event>, Vec<f32>);
+
     /// Two rounds of two clients: what is kept, and what a coordinator logs of it.
-    fn run() -> (Vec<(Round, Vec<u8>)>, Vec<Event>, Vec<f32>) {
+    fn run() -> Ran {
         let (plan, mut server) = (plan(), server());
         let (mut theta, mut kept, mut records) = (vec![0.0; D], Vec::new(), Vec::new());
         for round in [Round(0), Round(1)] {

@@ -118,6 +118,7 @@ impl Past {
             data: None,
             truncation: None,
             digest: None,
+            weights: None,
             output: None,
         }
     }
