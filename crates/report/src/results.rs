@@ -60,6 +60,19 @@ pub enum Who {
 }
 
 impl Who {
+    /// All of them, in reading order.
+    pub const ALL: [Self; 9] = [
+        Self::Base,
+        Self::Emulator,
+        Self::EmulatorTuned,
+        Self::AloneMean,
+        Self::AloneWorst,
+        Self::RandomSearch,
+        Self::Federated,
+        Self::Centralised,
+        Self::Full,
+    ];
+
     /// Its name in a table.
     #[must_use]
     pub fn label(self) -> &'static str {

@@ -97,3 +97,31 @@ fn a_study_survives_json() {
     let again: Study = serde_json::from_str(&serde_json::to_string(&s).unwrap()).unwrap();
     assert_eq!(s, again);
 }
+
+#[test]
+fn lines_that_every_variant_has_of_its_own_are_a_table() {
+    let mut s = sample();
+    s.seeds = vec![1];
+    let emulated = |name: &str, before: f64, after: f64| {
+        let mut m = measured([1.0, 1.0, after], None);
+        m.lines.insert("emulator, as it was".to_owned(), [("loss".to_owned(), before)].into());
+        m.lines.insert("whole model, all layers tuned".to_owned(), [("loss".to_owned(), 0.5)].into());
+        variant(name, vec![Status::Finished(m)])
+    };
+    s.variants = vec![emulated("drop 0.1", 2.1, 1.0), emulated("drop 0.5", 2.6, 1.2)];
+    let loss = study::measure("loss").unwrap();
+    assert_eq!(study::beside(&s, &loss), None, "two are rows");
+    s.variants.push(emulated("drop 0.8", 3.7, 1.9));
+    let table = study::beside(&s, &loss).unwrap();
+    assert_eq!(table.head, ["", "base model, as it was", "emulator, as it was", "result"]);
+    let cells: Vec<Vec<&str>> =
+        table.rows.iter().map(|r| r.cells.iter().map(|c| c.as_deref().unwrap()).collect()).collect();
+    assert_eq!(
+        cells,
+        [["2.000", "2.100", "1.000"], ["2.000", "2.600", "1.200"], ["2.000", "3.700", "1.900"]]
+    );
+    let rows: Vec<String> = study::results(&s).rows.into_iter().map(|r| r.name).collect();
+    let expected =
+        ["base model, as it was", "whole model, all layers tuned", "drop 0.1", "drop 0.5", "drop 0.8"];
+    assert_eq!(rows, expected);
+}

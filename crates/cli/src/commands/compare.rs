@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use antiphon_report::format::{counted, seconds};
 use antiphon_report::html;
-use antiphon_report::study::{Status, Study, Table, budgets, csv, markdown, pays, results, terminal};
+use antiphon_report::study::{Status, Study, Table, beside, budgets, csv, markdown, pays, results, terminal};
 
 use crate::args::Compare;
 use crate::error::{Fail, Failure, Kind};
@@ -129,7 +129,8 @@ impl Desk<'_> {
 /// Every table of a study, the headline first.
 fn tables(study: &Study) -> Vec<Table> {
     let read = study.measures().into_iter().filter_map(|m| budgets(study, &m));
-    std::iter::once(results(study)).chain(read).chain(pays(study)).collect()
+    let own = study.measures().into_iter().filter_map(|m| beside(study, &m));
+    std::iter::once(results(study)).chain(own).chain(read).chain(pays(study)).collect()
 }
 
 /// Writes everything that a study leaves besides its runs.

@@ -7,7 +7,7 @@ use super::write::Html;
 use super::{number, section};
 use crate::format::counted;
 use crate::results::Measure;
-use crate::study::{Curve, Point, Spread, Status, Study, Table, budgets, pays, results, shown};
+use crate::study::{Curve, Point, Spread, Status, Study, Table, beside, budgets, pays, results, shown};
 
 /// Colour classes of variants, in their order; more variants begin again.
 const COLOURS: [&str; 8] =
@@ -20,6 +20,9 @@ pub(super) fn write(h: &mut Html, study: &Study) {
     head(h, study);
     section(h, "result", "Result");
     table(h, &results(study), "result");
+    for own in study.measures().iter().filter_map(|m| beside(study, m)) {
+        table(h, &own, "small");
+    }
     h.raw("</section>");
     curves(h, study);
     let read: Vec<Table> = study.measures().iter().filter_map(|m| budgets(study, m)).collect();

@@ -8,6 +8,8 @@ use super::{Measured, Study, Variant, shown};
 /// A line to compare with, on one kind of data.
 #[derive(Clone, Debug)]
 pub(super) struct Line<'a, T> {
+    /// What it is called in its runs.
+    pub(super) key: &'a str,
     /// Its name in tables.
     pub(super) name: String,
     /// The variants whose runs measured it.
@@ -40,7 +42,9 @@ pub(super) fn lines<'a, T: PartialEq>(
                     line.values.extend(values);
                     line.beside.push(variant);
                 }
-                None => out.push((name, Line { name: name.to_owned(), beside: vec![variant], values })),
+                None => {
+                    out.push((name, Line { key: name, name: name.to_owned(), beside: vec![variant], values }))
+                }
             }
         }
     }
@@ -56,7 +60,7 @@ pub(super) fn lines<'a, T: PartialEq>(
         } else if several {
             text = format!("{text}, {}", shown(&line.beside[0].data));
         }
-        Line { name: text, beside: line.beside.clone(), values: line.values.clone() }
+        Line { key: line.key, name: text, beside: line.beside.clone(), values: line.values.clone() }
     };
     out.iter().map(named).collect()
 }

@@ -8,6 +8,7 @@
 mod curve;
 mod line;
 mod measured;
+mod own;
 mod spread;
 mod table;
 mod text;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use curve::{Curve, Threshold, thresholds};
 pub use measured::{Measured, Point};
+pub use own::beside;
 pub use spread::Spread;
 pub use table::{Row, Table, budgets, pays, results};
 pub use text::{csv, markdown, terminal};

@@ -2,7 +2,7 @@
 
 use super::curve::{Curve, Threshold, thresholds};
 use super::line::lines;
-use super::{Measure, Spread, Study, Variant};
+use super::{Measure, Spread, Study, Variant, own};
 use crate::format::{bytes, count, seconds};
 
 /// Rows of equal length under a head.
@@ -35,8 +35,10 @@ pub fn results(study: &Study) -> Table {
         .chain(measures.iter().map(|m| m.name.to_owned()))
         .chain(["sent", "forwards", "queries", "time", "memory", "seeds"].map(str::to_owned))
         .collect();
+    let own = own::names(study);
     let mut rows: Vec<Row> = lines(study, |m| &m.lines)
         .iter()
+        .filter(|line| !own.iter().any(|n| *n == line.key))
         .map(|line| {
             let value = |m: &Measure| {
                 let all: Option<Vec<f64>> = line.values.values().map(|n| n.get(m.name).copied()).collect();
@@ -144,7 +146,7 @@ pub fn pays(study: &Study) -> Option<Table> {
 }
 
 /// `93.0 % ± 1.3 %`, or the value alone.
-fn spread(s: Spread, text: fn(f64) -> String) -> String {
+pub(super) fn spread(s: Spread, text: fn(f64) -> String) -> String {
     match s.deviation {
         Some(d) => format!("{} ± {}", text(s.mean), text(d)),
         None => text(s.mean),
