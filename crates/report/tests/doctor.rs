@@ -3,6 +3,7 @@
 mod sample;
 
 use antiphon_report::doctor::{ALL, Finding, Run, Severity, examine};
+use antiphon_report::{Gauge, Queries, Spent};
 use sample::{Sick, run};
 
 fn found(sick: Sick, seed: u64) -> Vec<Finding> {
@@ -44,7 +45,8 @@ fn each_signature_is_found_where_it_was_provoked() {
 #[test]
 fn the_provoked_signatures_are_all_there_are() {
     for d in ALL {
-        assert!(PROVOKED.iter().any(|p| p.1 == d.id), "no run provokes `{}`", d.id);
+        let known = PROVOKED.iter().map(|p| p.1).chain(SEARCHES.iter().map(|p| p.1));
+        assert!(known.into_iter().any(|id| id == d.id), "no run provokes `{}`", d.id);
     }
 }
 
@@ -131,4 +133,77 @@ fn an_adapter_is_judged_by_what_it_did_to_the_emulator_and_to_the_model() {
     assert_eq!(with(0.8, 0.86), None);
     // nothing was learnt
     assert_eq!(with(0.05, 0.80), None);
+}
+
+/// A search: held-out loss, entropy and step size at a share of the run, and what changes in its summary.
+struct Search {
+    loss: fn(f64) -> f64,
+    entropy: Option<fn(f64) -> f64>,
+    sigma: Option<fn(f64) -> f64>,
+    /// Numbers searched, noise floor, effect of a step.
+    facts: (u64, f64, f64),
+}
+
+const FALLING: Search =
+    Search { loss: |t| 3.0 - 1.5 * t, entropy: Some(|t| 1.0 - 0.9 * t), sigma: None, facts: (40, 0.0, 0.1) };
+const FLAT: Search = Search { loss: |_| 2.0, entropy: None, sigma: Some(|_| 1.0), facts: (500, 0.0, 0.1) };
+
+const SEARCHES: [(Search, &str, &[&str]); 6] = [
+    (Search { entropy: None, sigma: None, ..FLAT }, "query_cost", &["query_cost"]),
+    (Search { facts: (40, 0.05, 0.1), ..FALLING }, "under_noise", &["under_noise"]),
+    (FLAT, "subspace", &["subspace", "query_cost"]),
+    (
+        Search { sigma: Some(|t| 1.0 - 0.95 * t), facts: (3, 0.0, 0.1), ..FLAT },
+        "subspace",
+        &["subspace", "query_cost"],
+    ),
+    (
+        Search {
+            loss: |t| if t < 0.3 { 3.0 - 4.0 * t } else { 2.0 },
+            entropy: Some(|t| (1.0 - 4.0 * t).max(0.0)),
+            ..FALLING
+        },
+        "collapsed_prompt",
+        &["collapsed_prompt", "query_cost"],
+    ),
+    (Search { facts: (40, 0.2, 0.1), ..FALLING }, "under_noise", &["under_noise"]),
+];
+
+fn searched(search: &Search, seed: u64) -> Vec<Finding> {
+    let mut s = run(Sick::No, 10, 24, seed);
+    for (i, r) in s.rounds.iter_mut().enumerate() {
+        let t = (i as f64 + 1.0) / 24.0;
+        // small enough that no other signature has to do with it
+        let noise = 0.002 * (((i as u64 * 7 + seed * 3) % 11) as f64 - 5.0);
+        r.forwards = Some(40_000);
+        r.spent = Some(Spent { examples: 900, calls: 60, tokens: 20_000, ..Spent::default() });
+        r.gauge = Some(Gauge { entropy: search.entropy.map(|f| f(t)), sigma: search.sigma.map(|f| f(t)) });
+        if let Some(eval) = &mut r.eval {
+            eval.global.loss = Some((search.loss)(t) + noise);
+            eval.per_client.clear();
+        }
+    }
+    let (dim, noise_floor, step_effect) = search.facts;
+    s.summary.queries = Some(Queries {
+        searched: Some(dim),
+        noise_floor: Some(noise_floor),
+        step_effect: Some(step_effect),
+        ..Queries::default()
+    });
+    examine(&Run { rounds: &s.rounds, summary: Some(&s.summary) })
+}
+
+#[test]
+fn signatures_of_searches_are_found_where_they_were_provoked() {
+    for (search, id, allowed) in &SEARCHES {
+        for seed in 0..5 {
+            let findings = searched(search, seed);
+            assert!(findings.iter().any(|f| f.id == *id), "{id}, seed {seed}: {findings:?}");
+            assert!(findings.iter().all(|f| allowed.contains(&f.id)), "{id}, seed {seed}: {findings:?}");
+            assert!(findings.iter().all(|f| !f.advice.is_empty() && f.evidence.len() > 1), "{findings:?}");
+        }
+    }
+    for seed in 0..20 {
+        assert_eq!(searched(&FALLING, seed), [], "a search that works is left in peace, seed {seed}");
+    }
 }

@@ -8,13 +8,18 @@
 //! A new signature is one file and one line in [`ALL`].
 
 mod client_drift;
+mod collapsed_prompt;
 mod factor_averaging;
 mod failing_clients;
 mod fails_plugged_in;
 mod no_gain;
 mod over_fitting;
+mod query_cost;
+mod slope;
 mod stuck_client;
+mod subspace;
 mod truncation;
+mod under_noise;
 mod update_norms;
 
 use antiphon_core::{ClientId, Round};
@@ -84,6 +89,10 @@ pub const ALL: &[&Diagnosis] = &[
     &factor_averaging::DIAGNOSIS,
     &stuck_client::DIAGNOSIS,
     &fails_plugged_in::DIAGNOSIS,
+    &under_noise::DIAGNOSIS,
+    &collapsed_prompt::DIAGNOSIS,
+    &subspace::DIAGNOSIS,
+    &query_cost::DIAGNOSIS,
     &no_gain::DIAGNOSIS,
     &truncation::DIAGNOSIS,
 ];

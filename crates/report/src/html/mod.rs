@@ -8,6 +8,7 @@ mod curves;
 mod data;
 mod facts;
 mod findings;
+mod queries;
 mod result;
 mod study;
 mod traffic;
@@ -49,6 +50,7 @@ pub fn page(report: &Report<'_>) -> String {
     result::write(&mut h, report);
     findings::write(&mut h, report);
     curves::write(&mut h, report);
+    queries::write(&mut h, report);
     clients::write(&mut h, report);
     data::write(&mut h, report);
     traffic::write(&mut h, report);
