@@ -83,7 +83,8 @@ fn config() -> Result<String, String> {
     let runfile = include_str!("../src/runfile.rs");
     let oracle = include_str!("../src/oracle.rs");
     let tune = include_str!("../../tune/src/settings.rs");
-    let emulator = include_str!("../../model/src/emulator.rs");
+    let emulator = include_str!("../src/runfile/emulator.rs");
+    let align = include_str!("../../tune/src/align/settings.rs");
     let data = include_str!("../../data/src/settings.rs");
     let split = include_str!("../../data/src/split.rs");
     let algo = include_str!("../../algo/src/settings.rs");
@@ -99,7 +100,10 @@ fn config() -> Result<String, String> {
         ("data", data, "Settings"),
         ("data.columns", data, "Columns"),
         ("data.split", split, "Fractions"),
-        ("emulator", emulator, "EmulatorSettings"),
+        ("emulator", emulator, "EmulatorSection"),
+        ("emulator.public", emulator, "PublicSettings"),
+        ("emulator.distill", align, "AlignSettings"),
+        ("emulator.align", align, "AlignSettings"),
         ("train", tune, "TrainSettings"),
         ("oracle", oracle, "OracleSettings"),
         ("oracle.budget", oracle, "Budget"),
@@ -197,9 +201,8 @@ fn toml_type(rust: &str) -> (String, bool) {
         "Column" => "name, or number from zero",
         "Targets" => "text, or list of names",
         "Splitter" => "name, or table",
-        "Table" | "Columns" | "Fractions" | "Budget" | "PriceList" | "EmulatorSettings" | "ArmSettings" => {
-            "table"
-        }
+        "Table" | "ArmSettings" | "Columns" | "Fractions" | "Budget" | "PriceList" | "EmulatorSection"
+        | "PublicSettings" | "AlignSettings" => "table",
         _ if name.starts_with("BTreeMap") || rust.starts_with("BTreeMap") => "table",
         _ => "name",
     };

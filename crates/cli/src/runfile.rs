@@ -3,9 +3,13 @@
 //! Precedence: defaults < file < `KEY=VALUE` on the command line. Every section is the settings struct of the crate that
 //! owns it; here they are only put side by side. Paths are relative to the run file.
 
+mod emulator;
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+pub use emulator::{EmulatorSection, PublicSettings};
 
 use crate::error::{Failure, Kind};
 use crate::oracle::OracleSettings;
@@ -26,7 +30,7 @@ pub struct RunFile {
     pub method: toml::Table,
     /// For off-site tuning: what clients hold of a model whose owner keeps the rest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub emulator: Option<antiphon_model::EmulatorSettings>,
+    pub emulator: Option<EmulatorSection>,
     /// What is minimised: `id` and the objective's own keys.
     #[serde(default = "sft")]
     pub objective: toml::Table,
@@ -316,6 +320,9 @@ fn check(s: &RunFile, name: &str) -> Result<(), Failure> {
             let why = format!("[scalars] and {what} both say what travels; leave one out");
             return Err(Failure::new(Kind::Settings, format_args!("{name}: {why}")));
         }
+    }
+    if let Some(emulator) = &s.emulator {
+        emulator.check(name)?;
     }
     let f = &s.federation;
     if f.num_rounds == 0 {

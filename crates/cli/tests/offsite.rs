@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use support::{Tensor, Toy, VOCAB, config, snapshot};
+use support::{ALIGNED, Tensor, Toy, VOCAB, config, snapshot};
 
 const EMULATOR: &str = "\n[emulator]\nadapter_bottom = 1\nadapter_top = 1\ndrop_rate = 0.5\nrule = { id = \"offsite_tuning\" }\n";
 /// Of six layers, those that the owner keeps back.
@@ -162,4 +162,132 @@ fn what_makes_no_emulator_is_refused() {
     refused(&[prompt], &["`prompt` has no `layers_to_transform`", "`full`, `lora` and `houlsby` can"]);
     let inside = r#"method.target_modules=["model.layers.1.self_attn.q_proj", "up_proj"]"#;
     refused(&[inside], &["layer 1 is not the adapter's"]);
+}
+
+/// A run whose emulator is distilled and aligned.
+fn fedbiot() -> Toy {
+    let toy = toy(|_| ());
+    let text = toy.read("run.toml");
+    toy.write("run.toml", text.replace(EMULATOR, ALIGNED));
+    toy
+}
+
+fn lines(toy: &Toy, run: &str) -> Vec<Value> {
+    toy.read(&format!("{run}/metrics.jsonl")).lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+#[test]
+fn what_alignment_did_and_sent_is_said() {
+    let toy = fedbiot();
+    let plan: Value = serde_json::from_str(&toy.antiphon(&["plan", "run.toml", "--json"]).out).unwrap();
+    let planned = &plan["off_site"]["alignment"];
+    let text = toy.antiphon(&["plan", "run.toml"]).out;
+    assert!(text.contains("6 steps before the first round, 3 times 3 steps between rounds"), "{text}");
+    toy.run("a", &[]);
+    let o = &summary(&toy, "a")["off_site"];
+    for number in FIVE {
+        assert!(o[number]["loss"].as_f64().is_some_and(f64::is_finite), "{number}: {o}");
+    }
+    let a = &o["aligned"];
+    let scalars = a["scalars"].as_u64().unwrap();
+    assert_eq!(
+        (planned["scalars"].as_u64(), planned["public"].as_u64()),
+        (Some(scalars), a["public"].as_u64())
+    );
+    // four rounds have three pauses; all of a quarter of 24 rows is public, a fifth of it measured on
+    assert_eq!(
+        (&a["alignments"], &a["public"], &a["held_out"], &a["overlap"]),
+        (&json!(3), &json!(5), &json!(1), &json!(0))
+    );
+    assert_eq!(a["distilled"]["steps"], json!(6));
+    assert_eq!(o["sent_once"], plan["off_site"]["sent_once"]);
+    // a byte a scalar, four for each 256, and 132 around them, once for each client that takes part later
+    let change = scalars + 4 * scalars.div_ceil(256) + 132;
+    assert_eq!(planned["bytes_per_change"].as_u64(), Some(change));
+    let rounds = lines(&toy, "a");
+    assert_eq!(rounds.iter().filter(|r| r["alignment"].is_object()).count(), 3);
+    let mut has = BTreeMap::<u64, u64>::new();
+    let mut sent = 0;
+    for (made, round) in rounds.iter().enumerate() {
+        let mut here = 0;
+        for client in round["cohort"].as_array().unwrap() {
+            let had = has.insert(client.as_u64().unwrap(), made as u64).unwrap_or(0);
+            here += ((made as u64 - had) * change).min(4 * scalars + 132);
+        }
+        assert_eq!(round["emulator_down"].as_u64().unwrap_or(0), here, "{round}");
+        sent += here;
+    }
+    assert_eq!(o["sent_changes"].as_u64(), Some(sent));
+    assert!(sent > 0);
+}
+
+#[test]
+fn one_client_off_site_is_tuning_the_emulator_in_one_place() {
+    let toy = fedbiot();
+    toy.write("data.jsonl", support::rows(1, 16));
+    let plan = toy.antiphon(&["plan", "run.toml", "federation.fraction=1", "--json"]).out;
+    let plan: Value = serde_json::from_str(&plan).unwrap();
+    // every step sees all examples, since the baseline walks through them in an order of its own
+    let all = format!("train.micro_batch_size={}", plan["data"]["clients"][0]["train"]);
+    let baselines = "eval.baselines=[\"centralised\", \"local_only\"]";
+    // aligned before the first round and never between, so that all train on the same emulator
+    let never = "emulator.align_every=100";
+    toy.run("a", &["federation.fraction=1", "train.optimizer_state=keep", &all, baselines, never]);
+    let s = summary(&toy, "a");
+    let loss = |v: &Value| v["loss"].as_f64().unwrap();
+    let federated = loss(&s["federated"]["global"]);
+    assert_eq!(federated, loss(&s["baselines"]["local_only"]["on_union"]["0"]));
+    let centralised = loss(&s["baselines"]["centralised"]["eval"]["global"]);
+    assert!((federated - centralised).abs() < 1e-5 * centralised, "{federated} {centralised}");
+    assert!((federated - loss(&s["off_site"]["zero_shot"])).abs() > 1e-4 * federated);
+}
+
+#[test]
+fn without_a_drop_nothing_is_aligned() {
+    let toy = fedbiot();
+    toy.run("aligned", &["emulator.drop_rate=0.0"]);
+    let o = &summary(&toy, "aligned")["off_site"];
+    assert_eq!((&o["aligned"], &o["sent_changes"]), (&Value::Null, &json!(0)));
+    assert_eq!(o["emulator_tuned"], o["plugged_in"]);
+    assert!(lines(&toy, "aligned").iter().all(|r| r["alignment"].is_null()));
+}
+
+#[test]
+fn bad_public_data_and_alignments_are_refused() {
+    let toy = fedbiot();
+    let refused = |overrides: &[&str], code: i32, words: &[&str]| {
+        toy.antiphon(&[&["run", "run.toml", "--out", "never"], overrides].concat()).says(code, words);
+        assert!(!toy.path("never").exists());
+    };
+    toy.write("none.txt", "");
+    toy.write("text.txt", "the cat sat\n\non the mat\n\nand the dog\n\nsat on the log\n\nso did the cat");
+    refused(
+        &["emulator.public={share=0.01}"],
+        3,
+        &["emulator.public", "0 public sequences", "larger `share`"],
+    );
+    refused(&["emulator.public={share=1.5}"], 3, &["share = 1.5", "below 1"]);
+    refused(&["emulator.public={}"], 3, &["needs `path` or `share`"]);
+    refused(&["emulator.public={path='a', share=0.1}"], 3, &["both `path` and `share`"]);
+    refused(&["emulator.public={path='texx.txt'}"], 4, &["texx.txt", "text.txt"]);
+    refused(&["emulator.public={path='none.txt', data={format='text', container='text'}}"], 4, &["none.txt"]);
+    refused(&["emulator.align_every=0"], 3, &["align_every = 0"]);
+    refused(&["emulator.distill.hidden=0", "emulator.distill.language_model=0"], 3, &["nothing to minimise"]);
+    refused(&["emulator.send=int4"], 3, &["int4", "int8"]);
+    let text = toy.read("run.toml");
+    toy.write("run.toml", text.replace("public = { share = 0.25 }\n", ""));
+    refused(&[], 3, &["need [emulator.public]"]);
+    toy.write("run.toml", text.replace("align_every = 1\n", ""));
+    refused(&[], 3, &["needs `emulator.align_every`"]);
+}
+
+#[test]
+fn public_data_that_clients_have_too_are_counted() {
+    let toy = fedbiot();
+    // the very rows of the clients
+    toy.write("public.jsonl", toy.read("data.jsonl"));
+    let overrides = ["emulator.public={path='public.jsonl'}"];
+    let ended = toy.run("a", &overrides);
+    assert!(ended.err.contains("24 of 24 public sequences are also some client's"), "{}", ended.err);
+    assert_eq!(summary(&toy, "a")["off_site"]["aligned"]["overlap"], json!(24));
 }

@@ -19,7 +19,7 @@ const STORAGE: i32 = 8;
 const INTERRUPTED: i32 = 130;
 
 /// Kinds of run whose state between rounds differs: their name, toy and overrides.
-fn kinds() -> [(&'static str, Toy, Vec<&'static str>); 4] {
+fn kinds() -> [(&'static str, Toy, Vec<&'static str>); 5] {
     let keep = "train.optimizer_state=keep";
     let sgdm = ["server.id=sgdm", "server.learning_rate=0.9", "server.momentum=0.8"];
     [
@@ -27,6 +27,7 @@ fn kinds() -> [(&'static str, Toy, Vec<&'static str>); 4] {
         ("keep and sgdm", Toy::new(), [&[keep][..], &sgdm].concat()),
         ("keep and local heads", Toy::classifier(), vec![keep]),
         ("zeroth order and median", Toy::new(), [&ZEROTH_ORDER[..], &MEDIAN].concat()),
+        ("an emulator aligned every round", Toy::aligned(), vec![keep]),
     ]
 }
 

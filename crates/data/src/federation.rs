@@ -41,6 +41,8 @@ pub struct Federation {
     pub validation: Vec<Example>,
     /// Test data of nobody in particular (`test_path`).
     pub test: Vec<Example>,
+    /// Examples that no client has, kept back for whoever runs the federation; see [`Federation::load_but`].
+    pub public: Vec<Example>,
     /// What each file turned out to be, training files first.
     pub detected: Vec<Detected>,
     /// Training examples left out because they occur in `validation` or `test`.
@@ -92,6 +94,12 @@ impl Federation {
     /// Reads, divides and splits. Relative paths start at `base`. A pure function of the files, the settings and the
     /// seed.
     pub fn load(settings: &Settings, base: &Path, seed: u64) -> Result<Self, DataError> {
+        Self::load_but(settings, base, seed, 0.0)
+    }
+
+    /// [`Federation::load`] that keeps a share of the examples, in `[0, 1)` and drawn by the seed, back as
+    /// [`Federation::public`] before the rest is divided.
+    pub fn load_but(settings: &Settings, base: &Path, seed: u64, share: f64) -> Result<Self, DataError> {
         settings.check()?;
         let options = settings.read_options(base)?;
         let paths = files(&settings.path.resolve(base))?;
@@ -127,7 +135,7 @@ impl Federation {
         if all.examples.is_empty() {
             return Err(DataError::AllHeldOut { examples });
         }
-        let examples = sample(all.examples, settings.max_examples, seed);
+        let (examples, public) = keep_back(sample(all.examples, settings.max_examples, seed), share, seed);
 
         let names: Vec<String> = names(&paths);
         let partition =
@@ -162,7 +170,7 @@ impl Federation {
         }));
         heterogeneity.left = partition.left.len();
         heterogeneity.left_why = partition.left_why;
-        Ok(Self { clients, validation, test, detected, held_out_elsewhere, heterogeneity })
+        Ok(Self { clients, validation, test, public, detected, held_out_elsewhere, heterogeneity })
     }
 
     /// Identifies who holds which examples, and which of them are held out; whatever is done with them afterwards does not
@@ -317,6 +325,20 @@ fn sample(examples: Vec<Example>, max: usize, seed: u64) -> Vec<Example> {
     let mut stream = Stream::keyed(seed, Purpose::Partition, None, None, "max_examples");
     stream.choose(examples.len(), max).into_iter().for_each(|i| kept[i] = true);
     examples.into_iter().zip(kept).filter_map(|(e, kept)| kept.then_some(e)).collect()
+}
+
+/// The examples in their order without `share` of them, drawn by the seed, and those.
+fn keep_back(examples: Vec<Example>, share: f64, seed: u64) -> (Vec<Example>, Vec<Example>) {
+    let count = (share * examples.len() as f64).round() as usize;
+    if count == 0 {
+        return (examples, Vec::new());
+    }
+    let mut back = vec![false; examples.len()];
+    let mut stream = Stream::keyed(seed, Purpose::Partition, None, None, "public");
+    stream.choose(examples.len(), count.min(examples.len())).into_iter().for_each(|i| back[i] = true);
+    let (kept, public): (Vec<_>, Vec<_>) = examples.into_iter().zip(back).partition(|(_, back)| !back);
+    let strip = |list: Vec<(Example, bool)>| list.into_iter().map(|(e, _)| e).collect();
+    (strip(kept), strip(public))
 }
 
 /// Names of files without folders and endings, where these tell them apart; otherwise the whole paths.

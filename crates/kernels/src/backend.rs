@@ -394,6 +394,16 @@ pub trait Backend: Send + Sync + Sized + std::fmt::Debug + 'static {
         grad: bool,
         nll: Option<&mut [f32]>,
     ) -> Loss;
+    /// `Σ_rows KL(softmax(teacher) ‖ softmax(student))` in nats, of logits `[m, classes]` both (Hinton et al. 2015,
+    /// arXiv:1503.02531, at temperature 1). With `coef` the gradient `coef · (softmax(student) - softmax(teacher))`
+    /// replaces `student`.
+    fn kl_divergence(
+        &self,
+        teacher: Src<'_, Self::Buf>,
+        student: Dst<'_, Self::Buf>,
+        classes: usize,
+        coef: Option<f32>,
+    ) -> f64;
 
     // ---- optimisers -------------------------------------------------------------------------------
     /// One AdamW step over a flat vector; `m` and `v` are its moments.

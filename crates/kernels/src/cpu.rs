@@ -11,6 +11,7 @@
 
 mod attention;
 mod buf;
+mod divergence;
 mod dropout;
 mod elementwise;
 mod embedding;
@@ -414,6 +415,15 @@ impl Backend for Cpu {
         nll: Option<&mut [f32]>,
     ) -> Loss {
         loss::cross_entropy(self.isa, &self.pool, logits.get(), classes, labels, coef, grad, nll)
+    }
+    fn kl_divergence(
+        &self,
+        teacher: Src<'_, CpuBuf>,
+        student: Dst<'_, CpuBuf>,
+        classes: usize,
+        coef: Option<f32>,
+    ) -> f64 {
+        divergence::kl(self.isa, &self.pool, teacher.get(), student.get(), classes, coef)
     }
 
     fn adamw(

@@ -412,6 +412,15 @@ impl Backend for Reference {
     ) -> Loss {
         loss::cross_entropy(logits.get(), classes, labels, coef, grad, nll)
     }
+    fn kl_divergence(
+        &self,
+        teacher: Src<'_, RefBuf>,
+        student: Dst<'_, RefBuf>,
+        classes: usize,
+        coef: Option<f32>,
+    ) -> f64 {
+        loss::kl_divergence(teacher.get(), student.get(), classes, coef)
+    }
 
     fn adamw(
         &self,

@@ -405,3 +405,30 @@ fn losses() {
         );
     }
 }
+
+#[test]
+fn divergence() {
+    let (m, classes) = (4, 6);
+    let teacher = random("teacher", m * classes);
+    let kl = |student: &RefBuf, coef| {
+        let mut z = student.clone();
+        (R.kl_divergence(r(&teacher), w(&mut z), classes, coef), z)
+    };
+    check(
+        "kl_divergence",
+        vec![random("student", m * classes)],
+        |x| {
+            let mut y = zeros(1);
+            y.values_mut()[0] = 0.7 * kl(&x[0], None).0;
+            y
+        },
+        |x, dy| {
+            let (_, mut z) = kl(&x[0], Some(0.7));
+            z.values_mut().iter_mut().for_each(|v| *v *= dy.values()[0]);
+            vec![z]
+        },
+    );
+    // never negative, and 0 of equals
+    assert!(kl(&random("student", m * classes), None).0 > 0.0);
+    assert_eq!(kl(&teacher, Some(1.0)).0, 0.0);
+}

@@ -8,22 +8,27 @@
 //! What stays travels as it is, so dropping blocks withholds weights; it does not hide what the model computes: a client
 //! may distil the rest from its answers, where it gets any.
 //!
-//! Deliberately missing: distillation of the emulator, quantised emulators.
+//! The blocks that stay of the middle may then be trained to stand for all of it: `middle`, and `update` for what clients are
+//! sent of that.
+//!
+//! Deliberately missing: quantised emulators, blocks chosen by measured importance.
 
 mod federatedscope;
+mod middle;
 mod offsite_tuning;
 mod rules;
+mod update;
 
 use antiphon_core::{ConfigError, registry};
-use serde::{Deserialize, Serialize};
 
+pub use middle::{Joint, Tensors, live_tensors, plugged};
 pub use rules::{LayerRule, RULES};
+pub use update::{Codec, Made, Update, UpdateError};
 
 use crate::spec::Spec;
 
-/// The `[emulator]` section of a run file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// How a model is divided.
+#[derive(Clone, Debug, PartialEq)]
 pub struct EmulatorSettings {
     /// First blocks of the model that clients train; 0: none.
     pub adapter_bottom: usize,

@@ -250,7 +250,7 @@ fn all_tensors(spec: &Spec, task: Task) -> Vec<TensorInfo> {
 }
 
 /// `W += s · B A`, with `w` of `shape` in `layout`.
-fn merge(w: &mut [f32], pair: &LoraPair, theta: &[f32], shape: &[usize], layout: Layout) {
+pub(crate) fn merge(w: &mut [f32], pair: &LoraPair, theta: &[f32], shape: &[usize], layout: Layout) {
     let (a, b) = (&theta[pair.a.clone()], &theta[pair.b.clone()]);
     let (d_in, d_out) = (a.len() / pair.rank, b.len() / pair.rank);
     debug_assert_eq!(shape.iter().product::<usize>(), d_in * d_out);

@@ -64,6 +64,12 @@ pub enum WeightsError {
         /// The first such element, in row-major order.
         index: usize,
     },
+    /// A tensor to replace that the model does not have.
+    #[error("the model has no tensor `{name}`: the values are another model's")]
+    Foreign {
+        /// Its name.
+        name: String,
+    },
     /// The device refused.
     #[error("tensor `{name}`")]
     Device {
@@ -80,7 +86,7 @@ pub struct Weights<B: Backend> {
     spec: Spec,
     bytes: usize,
     infos: Vec<TensorInfo>,
-    tensors: Vec<B::Frozen>,
+    tensors: Vec<Arc<B::Frozen>>,
     index: BTreeMap<Role, usize>,
 }
 
@@ -102,26 +108,35 @@ impl<B: Backend> Weights<B> {
         let mut tensors = Vec::with_capacity(infos.len());
         let mut bytes = 0;
         for info in &infos {
-            let name = || info.name.clone();
-            let (data, found) = source
-                .get(&info.name)
-                .ok_or_else(|| WeightsError::Missing { name: name(), expected: info.shape.clone() })?;
-            if found != info.shape {
-                return Err(WeightsError::Shape { name: name(), found, expected: info.shape.clone() });
-            }
-            if data.len() != found.iter().product::<usize>() {
-                return Err(WeightsError::Length { name: name(), shape: found, found: data.len() });
-            }
-            if let Some(index) = data.first_non_finite() {
-                return Err(WeightsError::NotFinite { name: name(), index });
-            }
+            let (data, found) = source.get(&info.name).ok_or_else(|| WeightsError::Missing {
+                name: info.name.clone(),
+                expected: info.shape.clone(),
+            })?;
             bytes += data.bytes();
-            let frozen =
-                backend.freeze(data).map_err(|source| WeightsError::Device { name: name(), source })?;
-            tensors.push(frozen);
+            tensors.push(Arc::new(checked(backend, info, data, &found)?));
         }
         let index = infos.iter().enumerate().map(|(i, t)| (t.role, i)).collect();
         Ok(Arc::new(Self { spec: spec.clone(), bytes, infos, tensors, index }))
+    }
+
+    /// The same tensors with those of `replaced` in the place of their namesakes; the others are shared, not copied.
+    ///
+    /// # Errors
+    /// A tensor that this model does not have, of another shape, or with a value that is no number.
+    pub fn with(
+        &self,
+        backend: &B,
+        replaced: &BTreeMap<String, (FrozenData, Vec<usize>)>,
+    ) -> Result<Arc<Self>, WeightsError> {
+        let (mut tensors, mut bytes) = (self.tensors.clone(), self.bytes);
+        for (name, (data, shape)) in replaced {
+            let place = self.infos.iter().position(|t| t.name == *name);
+            let place = place.ok_or_else(|| WeightsError::Foreign { name: name.clone() })?;
+            bytes += data.bytes();
+            tensors[place] = Arc::new(checked(backend, &self.infos[place], data.clone(), shape)?);
+        }
+        let (spec, infos, index) = (self.spec.clone(), self.infos.clone(), self.index.clone());
+        Ok(Arc::new(Self { spec, bytes, infos, tensors, index }))
     }
 
     /// The model they belong to.
@@ -145,7 +160,7 @@ impl<B: Backend> Weights<B> {
     /// The tensor with this role.
     #[must_use]
     pub fn tensor(&self, role: Role) -> Option<&B::Frozen> {
-        self.index.get(&role).map(|&i| &self.tensors[i])
+        self.index.get(&role).map(|&i| &*self.tensors[i])
     }
 
     /// Index of the tensor with this role, for [`Self::at`].
@@ -157,4 +172,28 @@ impl<B: Backend> Weights<B> {
     pub(crate) fn at(&self, index: usize) -> &B::Frozen {
         &self.tensors[index]
     }
+}
+
+/// A tensor of `found` shape as the device reads it, if it is the one that `info` asks for.
+fn checked<B: Backend>(
+    backend: &B,
+    info: &TensorInfo,
+    data: FrozenData,
+    found: &[usize],
+) -> Result<B::Frozen, WeightsError> {
+    let name = || info.name.clone();
+    if found != info.shape {
+        return Err(WeightsError::Shape {
+            name: name(),
+            found: found.to_vec(),
+            expected: info.shape.clone(),
+        });
+    }
+    if data.len() != found.iter().product::<usize>() {
+        return Err(WeightsError::Length { name: name(), shape: found.to_vec(), found: data.len() });
+    }
+    if let Some(index) = data.first_non_finite() {
+        return Err(WeightsError::NotFinite { name: name(), index });
+    }
+    backend.freeze(data).map_err(|source| WeightsError::Device { name: name(), source })
 }

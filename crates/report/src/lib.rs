@@ -5,6 +5,7 @@
 //!
 //! Deliberately missing: clocks, files and models. The caller measures, reads and writes.
 
+pub mod alignment;
 pub mod doctor;
 pub mod format;
 pub mod html;
@@ -15,6 +16,7 @@ pub mod study;
 pub mod summary;
 pub mod terminal;
 
+pub use alignment::{Aligned, Alignment, Distance};
 pub use record::{
     ClientRecord, ClientStatus, Evaluation, Gauge, Metrics, RoundRecord, Spent, Split, Traffic, Waypoint,
 };

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use antiphon_core::{ClientId, Round};
 use serde::{Deserialize, Serialize};
 
+use crate::alignment::Alignment;
 use crate::spread::UpdateSpread;
 
 /// Which part of every client's data a number was computed on.
@@ -234,6 +235,12 @@ pub struct RoundRecord {
     /// The search's own measure of where it stands after the round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gauge: Option<Gauge>,
+    /// Off-site, the alignment of the emulator that followed this round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alignment: Option<Alignment>,
+    /// Off-site, bytes of changes of the emulator that this round's clients had missed, beside `traffic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emulator_down: Option<u64>,
 }
 
 impl RoundRecord {
@@ -290,6 +297,8 @@ mod tests {
             tokens_per_second: None,
             spent: None,
             gauge: None,
+            alignment: None,
+            emulator_down: None,
         }
     }
 

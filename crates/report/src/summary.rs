@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use antiphon_core::{ClientId, Digest};
 use serde::{Deserialize, Serialize};
 
+use crate::alignment::Aligned;
 use crate::record::{Evaluation, Metrics, Traffic, Waypoint};
 
 /// Version of the layout of [`Summary`]; raised when a field changes its meaning or goes.
@@ -190,6 +191,15 @@ pub struct OffSite {
     pub held: u64,
     /// Scalars of the whole model.
     pub whole: u64,
+    /// Bytes of the emulator as each client gets it before its first round: kept layers, embeddings and head.
+    #[serde(default)]
+    pub sent_once: u64,
+    /// Bytes of its changes, to all clients and rounds together.
+    #[serde(default)]
+    pub sent_changes: u64,
+    /// What the owner did to bring it nearer to the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aligned: Option<Aligned>,
     /// The whole model as it was.
     pub zero_shot: Metrics,
     /// The emulator as it was.

@@ -11,7 +11,7 @@ fn found(sick: Sick, seed: u64) -> Vec<Finding> {
     examine(&Run { rounds: &s.rounds, summary: Some(&s.summary) })
 }
 
-const PROVOKED: [(Sick, &str); 11] = [
+const PROVOKED: [(Sick, &str); 13] = [
     (Sick::Drift, "client_drift"),
     (Sick::Factors, "factor_averaging"),
     (Sick::NotFinite, "failing_clients"),
@@ -23,6 +23,8 @@ const PROVOKED: [(Sick, &str); 11] = [
     (Sick::Truncation, "truncation"),
     (Sick::NoGain, "no_gain"),
     (Sick::PluggedIn, "fails_plugged_in"),
+    (Sick::DriftedEmulator, "drifted_emulator"),
+    (Sick::OverfittedAlignment, "overfitted_alignment"),
 ];
 
 #[test]
@@ -206,4 +208,26 @@ fn signatures_of_searches_are_found_where_they_were_provoked() {
     for seed in 0..20 {
         assert_eq!(searched(&FALLING, seed), [], "a search that works is left in peace, seed {seed}");
     }
+}
+
+/// What lies between two alignments counts, each on its own.
+#[test]
+fn an_emulator_is_judged_between_its_alignments() {
+    let with = |first: [f64; 2], second: [f64; 2], last: f64| {
+        let mut s = run(Sick::DriftedEmulator, 10, 24, 1);
+        let aligned = s.summary.off_site.as_mut().unwrap().aligned.as_mut().unwrap();
+        (aligned.alignments, aligned.distilled) = (2, None);
+        aligned.last.kl = Some(last);
+        for (round, [before, after]) in [(5, first), (11, second)] {
+            s.rounds[round].alignment = Some(sample::alignment(before, after, after));
+        }
+        let findings = examine(&Run { rounds: &s.rounds, summary: Some(&s.summary) });
+        findings.into_iter().find(|f| f.id == "drifted_emulator").map(|f| f.evidence.concat())
+    };
+    assert_eq!(with([3.0, 0.5], [0.6, 0.4], 0.5), None);
+    // nearer after each alignment, and far before the next
+    let between = with([3.0, 0.5], [0.9, 0.4], 0.5).unwrap();
+    assert!(between.contains("0.500 after the alignment after round 6, 0.900 at round 12"), "{between}");
+    let end = with([3.0, 0.5], [0.6, 0.4], 0.8).unwrap();
+    assert!(end.contains("at the last round (2.0 times)"), "{end}");
 }

@@ -74,7 +74,8 @@ impl<B: Backend> Client<B> {
 
     /// Puts back what [`Client::state`] gave.
     pub fn restore(&self, round: Round, bytes: &[u8]) -> Result<(), TuneError> {
-        let (optimizer, schema) = (&self.tuning.recipe().optimizer, &self.tuning.net().wiring().schema);
+        let net = self.tuning.net();
+        let (optimizer, schema) = (&self.tuning.recipe().optimizer, &net.wiring().schema);
         let slots = optimizer.slots().len();
         let state = OptimizerState::from_bytes(bytes, optimizer.id(), schema.digest(), slots, schema.dim())?;
         *self.kept() = [Some(Kept { round, state }), None];

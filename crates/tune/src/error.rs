@@ -5,6 +5,7 @@ use antiphon_core::ClientId;
 use antiphon_kernels::BackendError;
 use antiphon_model::NetError;
 
+use crate::method::MethodError;
 use crate::objective::ObjectiveError;
 use crate::optim::StateError;
 
@@ -79,6 +80,9 @@ pub enum TuneError {
     /// Kept optimiser state that does not belong here.
     #[error(transparent)]
     State(#[from] StateError),
+    /// A middle or a head that cannot be laid out.
+    #[error(transparent)]
+    Method(#[from] MethodError),
     /// The model refused.
     #[error(transparent)]
     Net(#[from] NetError),

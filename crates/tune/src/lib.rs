@@ -7,6 +7,7 @@
 //!
 //! Deliberately missing: clocks (throughput is measured by who calls), files, messages.
 
+pub mod align;
 mod client;
 mod error;
 pub mod estimator;
@@ -22,6 +23,7 @@ mod step;
 mod tuning;
 mod worker;
 
+pub use align::{Align, AlignSettings, Alignment, Distance, Sides};
 pub use client::Client;
 pub use error::TuneError;
 pub use estimator::{ESTIMATORS, Estimator, EstimatorError};

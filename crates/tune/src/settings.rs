@@ -33,6 +33,10 @@ pub struct TrainSettings {
     /// What becomes of a client's optimiser state between its rounds: `reset` or `keep`.
     #[serde(default)]
     pub optimizer_state: StatePolicy,
+    /// Adds `proximal · ‖θ - θ_t‖²` to a client's loss, with `θ_t` the vector that the round began with: FedBiOT's ε, and half
+    /// of FedProx's μ. Reported losses are without it. 0: off.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub proximal: f64,
 }
 
 /// What becomes of a client's optimiser state between its rounds.
@@ -72,6 +76,8 @@ pub struct Train {
     pub schedule: Box<dyn Schedule>,
     /// Optimiser state between rounds.
     pub optimizer_state: StatePolicy,
+    /// Weight of the squared distance from the round's beginning.
+    pub proximal: Option<f32>,
 }
 
 impl TrainSettings {
@@ -83,6 +89,7 @@ impl TrainSettings {
         expect(id, "micro_batch_size", f64::from(micro), "1 or more", micro > 0)?;
         expect(id, "gradient_accumulation_steps", f64::from(accumulate), "1 or more", accumulate > 0)?;
         expect(id, "max_grad_norm", self.max_grad_norm, "0 (off) or above", self.max_grad_norm >= 0.0)?;
+        expect(id, "proximal", self.proximal, "0 (off) or above", self.proximal >= 0.0)?;
         let duration = match (self.local_steps, self.local_epochs) {
             (Some(n), None) => Duration::Steps(n),
             (None, Some(n)) => Duration::Epochs(n),
@@ -103,6 +110,7 @@ impl TrainSettings {
             max_grad_norm: (self.max_grad_norm > 0.0).then_some(self.max_grad_norm as f32),
             schedule: schedule::build(&self.lr_scheduler)?,
             optimizer_state: self.optimizer_state,
+            proximal: (self.proximal > 0.0).then_some(self.proximal as f32),
         })
     }
 }
@@ -111,15 +119,21 @@ fn one() -> u32 {
     1
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes the field by reference")]
+fn is_zero(x: &f64) -> bool {
+    *x == 0.0
+}
+
 fn one_f64() -> f64 {
     1.0
 }
 
-fn constant() -> toml::Table {
+pub(crate) fn constant() -> toml::Table {
     toml::Table::from_iter([("id".to_owned(), "constant".into())])
 }
 
-fn invalid<T>(id: &str, reason: &str) -> Result<T, ConfigError> {
+/// Refuses the section `id`.
+pub(crate) fn invalid<T>(id: &str, reason: &str) -> Result<T, ConfigError> {
     Err(ConfigError::Invalid { id: id.to_owned(), reason: reason.to_owned() })
 }
 

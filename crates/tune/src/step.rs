@@ -2,7 +2,7 @@
 
 use antiphon_core::Stream;
 use antiphon_data::Sequence;
-use antiphon_kernels::{Backend, Coef, Dst, Loss};
+use antiphon_kernels::{Backend, Coef, Dst, Loss, Src};
 use antiphon_model::{Batch, DropoutSeed, Net, NetError, Task, Workspace};
 
 use crate::error::TuneError;
@@ -67,6 +67,7 @@ impl<B: Backend> OnWorker<'_, B> {
         let (micro, accumulate) =
             (recipe.train.micro_batch_size as usize, recipe.train.gradient_accumulation_steps);
         let Worker { workspace, vectors, batch, picks, .. } = &mut *self.worker;
+        let net = &*self.tuning.net();
         let mut sums = Loss::default();
         for (i, picks) in picks.chunks(micro).enumerate() {
             fill(batch, &*recipe.objective, self.examples, picks)?;
@@ -76,7 +77,7 @@ impl<B: Backend> OnWorker<'_, B> {
             }
             self.rows += batch.rows() as u64;
             let seed = DropoutSeed { key: self.at.key, step: self.at.step * accumulate + i as u32 };
-            let (backend, net) = (self.tuning.backend(), self.tuning.net());
+            let backend = self.tuning.backend();
             let dropout = dropout.then_some(seed);
             let loss = of(&mut Pass { backend, net, vectors, workspace, batch, dropout })?;
             sums = Loss {
@@ -89,6 +90,22 @@ impl<B: Backend> OnWorker<'_, B> {
             return Err(TuneError::NotFinite { what: "loss", step: self.at.step });
         }
         Ok(Seen { mean: sums.nll / self.units as f64, sums })
+    }
+}
+
+impl<B: Backend> OnWorker<'_, B> {
+    /// Adds the gradient of `ε ‖θ - θ_t‖²`, which is `2 ε (θ - θ_t)`.
+    fn pull(&mut self) {
+        let backend = self.tuning.backend();
+        let (Some(weight), Worker { vectors, anchor: Some(anchor), .. }) =
+            (self.tuning.recipe().train.proximal, &mut *self.worker)
+        else {
+            return;
+        };
+        let (dim, slope) = (vectors.dim(), 2.0 * weight);
+        let Vectors { theta, grad, .. } = vectors;
+        backend.axpy(slope, Src::new(theta, 0, dim), Dst::new(grad, 0, dim), true);
+        backend.axpy(-slope, Src::new(anchor, 0, dim), Dst::new(grad, 0, dim), true);
     }
 }
 
@@ -119,7 +136,9 @@ impl<B: Backend> Step for OnWorker<'_, B> {
         self.worker.vectors.zero_grad(self.tuning.backend());
         let objective = &*self.tuning.recipe().objective;
         let coef = 1.0 / self.units as f32;
-        self.micro_batches(true, |pass| objective.backward(pass, coef))
+        let seen = self.micro_batches(true, |pass| objective.backward(pass, coef))?;
+        self.pull();
+        Ok(seen)
     }
 
     fn descend(&mut self) -> Result<f64, TuneError> {

@@ -4,12 +4,12 @@
 //! concurrent clients × (activations + (2 + state vectors) × trainable bytes), plus what clients keep between rounds.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use antiphon_core::{ClientId, Round};
 use antiphon_data::Sequence;
 use antiphon_kernels::Backend;
-use antiphon_model::{Mode, Net, Shape, Spec, Task, Wiring, planned_bytes};
+use antiphon_model::{Mode, Net, Shape, Spec, Task, Weights, Wiring, planned_bytes};
 
 use crate::error::TuneError;
 use crate::estimator::Estimator;
@@ -61,7 +61,8 @@ pub trait Observer: Send + Sync {
 /// The shared part of a run.
 pub struct Tuning<B: Backend> {
     backend: Arc<B>,
-    net: Arc<Net<B>>,
+    /// Another one after [`Tuning::replace_weights`].
+    net: RwLock<Arc<Net<B>>>,
     recipe: Recipe,
     shape: Shape,
     stop: Arc<AtomicBool>,
@@ -91,7 +92,7 @@ impl<B: Backend> Tuning<B> {
     ) -> Self {
         Self {
             backend,
-            net,
+            net: RwLock::new(net),
             recipe,
             shape,
             stop,
@@ -114,10 +115,21 @@ impl<B: Backend> Tuning<B> {
         &self.backend
     }
 
-    /// The model.
+    /// The model as it is now.
     #[must_use]
-    pub fn net(&self) -> &Net<B> {
-        &self.net
+    pub fn net(&self) -> Arc<Net<B>> {
+        Arc::clone(&self.net.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on clients train on, and are evaluated with, these frozen tensors. What is under way keeps those that it
+    /// began with; between rounds nothing is.
+    ///
+    /// # Errors
+    /// Tensors of another model.
+    pub fn replace_weights(&self, weights: Arc<Weights<B>>) -> Result<(), TuneError> {
+        let net = Arc::new(self.net().with_weights(&*self.backend, weights)?);
+        *self.net.write().unwrap_or_else(PoisonError::into_inner) = net;
+        Ok(())
     }
 
     /// How clients train.
@@ -174,7 +186,8 @@ impl<B: Backend> Tuning<B> {
 }
 
 /// Bytes of one worker: its activations as planned, and the trainable vector with its gradient and the optimiser's
-/// `slots` state vectors; in [`Mode::Infer`] there is no gradient. Counted by the code that allocates; what the GEMM packs comes
+/// `slots` state vectors; in [`Mode::Infer`] there is no gradient. A pull to the
+/// round's beginning keeps one vector more, which is one of `slots` here. Counted by the code that allocates; what the GEMM packs comes
 /// on top.
 pub fn worker_bytes<B: Backend>(
     backend: &B,

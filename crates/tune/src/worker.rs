@@ -21,6 +21,8 @@ use crate::tuning::Tuning;
 pub(crate) struct Worker<B: Backend> {
     pub(crate) workspace: Workspace<B>,
     pub(crate) vectors: Vectors<B>,
+    /// The vector that was put in place, where the recipe pulls towards it.
+    pub(crate) anchor: Option<B::Buf>,
     pub(crate) batch: Batch,
     pub(crate) walk: Walk,
     /// The examples of the step at hand.
@@ -64,7 +66,17 @@ impl<B: Backend> Worker<B> {
         batch.reserve(shape.tokens, shape.segments);
         let train = &recipe.train;
         let picks = Vec::with_capacity((train.micro_batch_size * train.gradient_accumulation_steps) as usize);
-        Ok(Self { workspace, vectors, batch, walk: Walk::default(), picks, noise, slopes: Vec::new() })
+        let anchor = recipe.train.proximal.map(|_| backend.alloc(schema.dim())).transpose()?;
+        Ok(Self {
+            workspace,
+            vectors,
+            anchor,
+            batch,
+            walk: Walk::default(),
+            picks,
+            noise,
+            slopes: Vec::new(),
+        })
     }
 
     /// Puts a trainable vector in place.
@@ -72,6 +84,9 @@ impl<B: Backend> Worker<B> {
         let expected = self.vectors.dim();
         if theta.len() != expected {
             return Err(TuneError::Length { expected, found: theta.len() });
+        }
+        if let Some(anchor) = &mut self.anchor {
+            tuning.backend().upload(theta, Dst::new(anchor, 0, expected))?;
         }
         Ok(tuning.backend().upload(theta, Dst::new(&mut self.vectors.theta, 0, expected))?)
     }
@@ -124,9 +139,10 @@ impl<B: Backend> Worker<B> {
 
     /// Losses of the batch at hand under the loaded trainable vector, without dropout.
     pub(crate) fn score(&mut self, tuning: &Tuning<B>) -> Result<Loss, TuneError> {
+        let net = tuning.net();
         let mut session = Pass {
             backend: tuning.backend(),
-            net: tuning.net(),
+            net: &net,
             vectors: &mut self.vectors,
             workspace: &mut self.workspace,
             batch: &self.batch,

@@ -65,7 +65,8 @@ impl Case {
 impl World {
     fn replica(&self, threads: usize) -> Arc<Replica<Cpu>> {
         let (backend, scalars) = (Arc::new(Cpu::serial()), Arc::clone(&self.scalars));
-        let schema = &self.tuning.net().wiring().schema;
+        let net = self.tuning.net();
+        let schema = &net.wiring().schema;
         Arc::new(Replica::new(backend, scalars, schema, self.theta.clone(), threads))
     }
 
@@ -169,7 +170,8 @@ fn the_replica_arrives_where_the_client_did() {
         let state: Vec<f32> = local.delta.iter().map(|d| -d).collect();
         let arrived = replica.at(&state).unwrap();
         // the same directions by hand, in binary64
-        let schema = &w.tuning.net().wiring().schema;
+        let net = w.tuning.net();
+        let schema = &net.wiring().schema;
         let noise = Perturbation::new(schema, w.scalars.law());
         let mut by_hand: Vec<f64> = w.theta.iter().map(|v| f64::from(*v)).collect();
         let mut notebook = w.scalars.begin(&replica.start(), Round(2), ClientId(3)).unwrap();

@@ -283,6 +283,10 @@ fn what_makes_no_sense_together_is_refused() {
         let refused = e.check(&wiring, &*optimizer(text), &plain).unwrap_err();
         assert!(matches!(refused, EstimatorError::Optimizer { .. }), "{text}");
     }
+    let pulled =
+        train("learning_rate=1e-3\nmicro_batch_size=1\nlocal_steps=1\nmax_grad_norm=0\nproximal=0.5");
+    let refused = e.check(&wiring, &*sgd, &pulled).unwrap_err();
+    assert!(matches!(refused, EstimatorError::Proximal { found: 0.5, .. }), "{refused}");
     let refused = e.check(&wiring, &*sgd, &clipped).unwrap_err();
     assert!(matches!(refused, EstimatorError::Clip { found: 1.0, .. }), "{refused}");
     let setup = Setup {
@@ -346,7 +350,8 @@ fn a_worker_has_the_memory_of_inference() {
     let set: Arc<[_]> = sequences(8, 5, 0);
     let setup = zo(FULL, TWO, STEPS);
     let (tuning, _) = setup.build(Cpu::serial(), std::slice::from_ref(&set));
-    let (b, wiring) = (Cpu::serial(), tuning.net().wiring());
+    let (b, net) = (Cpu::serial(), tuning.net());
+    let wiring = net.wiring();
     let bytes = |mode| {
         let task = common::world::task_of(&tuning);
         (

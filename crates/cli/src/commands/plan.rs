@@ -151,6 +151,21 @@ fn off_site(session: &Session) -> serde_json::Value {
             "held": disclosed.held,
             "whole": disclosed.whole,
             "share": disclosed.share(),
+            "sent_once": disclosed.sent_once,
+            "alignment": o.aligner.as_ref().map(|a| {
+                let (changes, bytes) = a.changes(session.policy.num_rounds);
+                json!({
+                    "scalars": a.dim(),
+                    "public": a.public.train.len(),
+                    "held_out": a.public.held_out.len(),
+                    "overlap": a.public.overlap,
+                    "distill_steps": a.steps().0,
+                    "align_steps": a.steps().1,
+                    "changes": changes,
+                    "bytes_per_change": bytes,
+                    "bytes_at_most": u64::from(changes) * bytes * session.people.len() as u64,
+                })
+            }),
         })
     })
 }
@@ -237,6 +252,9 @@ pub(super) fn text(session: &Session, p: &Prediction) -> String {
     if let Some(value) = held(session) {
         rows.insert(2, ("clients hold", value));
     }
+    if let Some(value) = aligned(session) {
+        rows.insert(3, ("alignment", value));
+    }
     let mut out = String::new();
     for (name, value) in rows {
         let _ = writeln!(out, "{name:<13}{value}");
@@ -254,13 +272,38 @@ fn held(session: &Session) -> Option<String> {
     let list = |layers: &[usize]| layers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let disclosed = session.disclosed();
     Some(format!(
-        "layers {}, embeddings and head: {} scalars, {:.1} % of the model as they are, sent once and not in the bytes \
+        "layers {}, embeddings and head: {} scalars, {:.1} % as many as the model has, {} to each client once and not \
          below; they train layers {}; layers {} stay with the owner",
         list(emulator.kept()),
         count(disclosed.held),
         100.0 * disclosed.share(),
+        bytes(disclosed.sent_once as f64),
         list(emulator.adapter()),
         if emulator.withheld().is_empty() { "none".to_owned() } else { list(&emulator.withheld()) }
+    ))
+}
+
+/// How the owner brings the emulator nearer to the model, and what that sends; `None` where it does not.
+fn aligned(session: &Session) -> Option<String> {
+    let aligner = session.offsite.as_ref()?.aligner.as_ref()?;
+    let (changes, each) = aligner.changes(session.policy.num_rounds);
+    let (distill, align) = aligner.steps();
+    let mut parts = Vec::new();
+    if distill > 0 {
+        parts.push(format!("{distill} steps before the first round"));
+    }
+    if changes > 0 {
+        parts.push(format!(
+            "{changes} times {align} steps between rounds, {} to each client after each, not below",
+            bytes(each as f64)
+        ));
+    }
+    Some(format!(
+        "{} scalars of the middle on {} public sequences ({} more to measure on), {}; its work is not in the time below",
+        count(aligner.dim() as u64),
+        count(aligner.public.train.len() as u64),
+        count(aligner.public.held_out.len() as u64),
+        if parts.is_empty() { "never".to_owned() } else { parts.join(", ") }
     ))
 }
 

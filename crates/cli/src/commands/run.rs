@@ -67,6 +67,13 @@ pub(super) fn run(a: &Run, quiet: bool, json: bool) -> Result<(), Failure> {
         }
         failure
     })?;
+    trial.prepare(None, &progress).map_err(|mut f| {
+        if f.kind == Kind::Interrupted {
+            f.message =
+                format!("stopped before the first round; nothing is lost: antiphon resume {}", out.display());
+        }
+        f
+    })?;
     rounds(
         &Job {
             trial: &*trial,
@@ -184,7 +191,7 @@ pub(super) fn resume(a: &args::Resume, quiet: bool, json: bool) -> Result<(), Fa
     let mut resumed_at = session::resumed_at(&from.events);
     resumed_at.push(u64::from(from.next.0));
     let crew = trial.crew()?;
-    let start = session::resume(&*trial, &crew, &dir, from)?;
+    let start = session::resume(&*trial, &crew, &dir, from, &progress)?;
     progress.note(&format!("continuing at round {} of {}", start.round.0 + 1, trial.policy().num_rounds));
     let course = Course { begun, resumed_at: &resumed_at };
     let job = Job { trial: &*trial, progress: &progress, course, out: &a.dir, json };

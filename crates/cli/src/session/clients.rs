@@ -56,6 +56,8 @@ pub(crate) struct Gathered {
     pub(crate) people: Vec<Person>,
     /// Held-out data of nobody in particular.
     pub(crate) common: Person,
+    /// What no client has, where the run keeps some back.
+    pub(crate) public: Vec<Sequence>,
     pub(crate) labels: Vec<String>,
     pub(crate) label_words: Option<Vec<u32>>,
     pub(crate) data: DataReport,
@@ -73,10 +75,12 @@ pub(crate) fn shown(file: &RunFile) -> String {
 /// `classify`: the objective is a class, not the next token.
 pub(crate) fn gather(loaded: &Loaded, tokens: &Tokens, classify: bool) -> Result<Gathered, Failure> {
     let file = &loaded.settings;
-    let federation =
-        Federation::load(&file.data, &loaded.dir, file.run.seed).map_err(|e| refused(loaded, &e))?;
+    let kept_back = file.emulator.as_ref().and_then(|e| e.public.as_ref()?.share).unwrap_or(0.0);
+    let federation = Federation::load_but(&file.data, &loaded.dir, file.run.seed, kept_back)
+        .map_err(|e| refused(loaded, &e))?;
     let policy = federation.policy(&file.data, classify, tokens).fail(Kind::Data)?;
     let encoded = federation.encode(&policy, tokens).fail(Kind::Data)?;
+    let public = encode::encode(&federation.public, &policy, tokens, "emulator.public").fail(Kind::Data)?;
     let labels = match &policy.task {
         Task::Classes(set) => set.names().to_vec(),
         Task::Tokens { .. } => Vec::new(),
@@ -126,6 +130,7 @@ pub(crate) fn gather(loaded: &Loaded, tokens: &Tokens, classify: bool) -> Result
     Ok(Gathered {
         data: DataReport { digest: Some(federation.digest()), ..report(file, h) },
         label_words: label_words(&policy, tokens)?,
+        public: public.sequences().to_vec(),
         people,
         common,
         labels,

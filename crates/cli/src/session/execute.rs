@@ -24,8 +24,18 @@ pub(crate) struct Outcome {
 }
 
 /// Where a run takes up.
-pub(crate) fn resume(trial: &dyn Trial, crew: &[Hand], dir: &RunDir, from: Resume) -> Result<Start, Failure> {
-    let Some(checkpoint) = from.checkpoint else { return Ok(Start::fresh(trial.start())) };
+pub(crate) fn resume(
+    trial: &dyn Trial,
+    crew: &[Hand],
+    dir: &RunDir,
+    from: Resume,
+    progress: &Progress,
+) -> Result<Start, Failure> {
+    let Some(checkpoint) = from.checkpoint else {
+        trial.prepare(None, progress)?;
+        return Ok(Start::fresh(trial.start()));
+    };
+    trial.prepare(Some(&checkpoint.slots), progress)?;
     let (found, expected) = (checkpoint.theta.len(), trial.plan().schema().dim());
     if found != expected {
         return Err(Failure::new(

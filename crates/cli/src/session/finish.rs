@@ -171,7 +171,8 @@ pub(crate) fn write_latest(session: &Session, path: &Path, theta: &[f32]) -> Res
         None => theta.to_vec(),
     };
     // off-site, the adapter as it stands in the whole model
-    let wiring = session.owner().net().wiring();
+    let net = session.owner().net();
+    let wiring = net.wiring();
     if wiring.live.is_empty() {
         adapter::write(path, session.base.spec(), wiring, &whole, &session.about(), None)
             .fail(Kind::Storage)?;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use antiphon_algo::{Checked, ServerStep};
-use antiphon_core::ClientId;
+use antiphon_core::{ClientId, Round};
 use antiphon_oracle::Usage;
 use antiphon_protocol::Policy;
-use antiphon_report::{Evaluation, Gauge};
+use antiphon_report::{Alignment, Evaluation, Gauge};
 use antiphon_store::RunDir;
 use antiphon_tune::Client;
 
+use super::offsite::SLOT;
 use super::trial::{Course, Pin, Trial};
 use super::{Finished, Hand, Outcome, Person, Personal, Session, finish};
 use crate::args::Part;
@@ -93,6 +94,28 @@ impl Trial for Session {
                 .fail_at(Kind::Data, format_args!("`{}`", p.name))
         };
         self.people.iter().map(client).collect()
+    }
+
+    fn prepare(&self, kept: Option<&[(String, Vec<u8>)]>, progress: &Progress) -> Result<(), Failure> {
+        let slot = kept.and_then(|list| list.iter().find(|(name, _)| name == SLOT));
+        self.begin_offsite(slot.map(|(_, bytes)| &bytes[..]), progress)
+    }
+
+    fn slots(&self) -> Result<Vec<(&'static str, Vec<u8>)>, Failure> {
+        self.aligner().map(|a| Ok((SLOT, a.slot()?))).into_iter().collect()
+    }
+
+    fn deliver(&self, cohort: &[ClientId]) -> u64 {
+        self.aligner().map_or(0, |a| a.deliver(cohort))
+    }
+
+    fn between(
+        &self,
+        round: Round,
+        theta: &[f32],
+        progress: &Progress,
+    ) -> Result<Option<Alignment>, Failure> {
+        self.align_after(round, theta, progress)
     }
 
     fn begin(&self, dir: &Path) -> Result<(), Failure> {

@@ -69,6 +69,8 @@ pub(crate) struct Session {
     pub(crate) wiring: Arc<Wiring>,
     /// First values of everything trainable.
     pub(crate) theta: Vec<f32>,
+    /// The mathematics of what clients train.
+    spec: Spec,
     /// What clients train: the base, or its emulator.
     pub(crate) tuning: Arc<Tuning<Cpu>>,
     /// The owner's side, where clients hold an emulator.
@@ -127,7 +129,7 @@ impl Session {
         // how many classes there are is known once the data are read
         let task = |classes| recipe.objective.task(base.spec(), classes).blame(&loaded, "objective");
         let classify = matches!(task(2)?, Task::Classify { .. });
-        let gathered = clients::gather(&loaded, &tokens, classify)?;
+        let mut gathered = clients::gather(&loaded, &tokens, classify)?;
         let task = task(gathered.labels.len())?;
         base.require(task).fail(Kind::Model)?;
 
@@ -161,9 +163,14 @@ impl Session {
             .fail_at(Kind::Data, format_args!("data.sequence_len = {}", file.data.sequence_len))?;
         let tuning = Tuning::new(Arc::clone(&backend), Arc::new(net), recipe, shape, Arc::clone(&stop));
 
-        let offsite = division
-            .map(|emulator| OffSite::new(&loaded, &base, emulator, &*method, &tuning, longest))
-            .transpose()?;
+        let offsite = match division {
+            Some(emulator) => {
+                let (shared, notes) = (std::mem::take(&mut gathered.public), &mut gathered.notes);
+                let public = offsite::public(&loaded, &tokens, shared, &gathered.people, notes)?;
+                Some(OffSite::new(&loaded, &base, emulator, &*method, &tuning, (longest, public))?)
+            }
+            None => None,
+        };
 
         let encode = |text: &str| tokens.plain(text);
         let start = Start { spec: &spec, base: base.source(), tokenize: Some(&encode), seed: file.run.seed };
@@ -211,6 +218,7 @@ impl Session {
             method,
             wiring,
             theta,
+            spec,
             tuning: Arc::new(tuning),
             offsite,
             people: gathered.people,
@@ -239,7 +247,7 @@ impl Session {
 
     /// The mathematics of what clients train.
     pub(crate) fn spec(&self) -> &Spec {
-        self.tuning.net().spec()
+        &self.spec
     }
 
     /// Whether sequences are classified.
@@ -393,6 +401,7 @@ fn train(file: &RunFile) -> TrainSettings {
         max_grad_norm: 0.0,
         lr_scheduler: toml::Table::from_iter([("id".to_owned(), "constant".into())]),
         optimizer_state: StatePolicy::Reset,
+        proximal: 0.0,
     })
 }
 

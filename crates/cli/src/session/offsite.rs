@@ -6,24 +6,27 @@
 //! The five numbers of Offsite-Tuning (Xiao, Lin and Han 2023, arXiv:2302.04870, table 2) are measured together or not at
 //! all: an emulator tuned to a good score says nothing about the model that its owner keeps.
 
-use std::collections::BTreeMap;
+mod alignment;
+mod numbers;
+mod public;
+
 use std::sync::Arc;
 
-use antiphon_algo::{LocalWork, WorkError};
-use antiphon_core::{ClientId, Millis};
-use antiphon_kernels::Cpu;
+use antiphon_data::Sequence;
+use antiphon_kernels::{Cpu, FrozenData};
 use antiphon_model::{Base, Emulator, Net, Weights, Wiring};
-use antiphon_protocol::Record;
-use antiphon_report::{Evaluation, OffSite as Numbers};
-use antiphon_sim::{Config, Silent, Simulation, Start as Begin, WallClock, Workforce};
-use antiphon_tune::method::{self, Start};
-use antiphon_tune::{Client, Method, Tuning};
+use antiphon_tune::method;
+use antiphon_tune::{Method, Tuning};
 
-use super::{Blame, Outcome, Session, execute, recipe};
-use crate::args::Part;
+pub(crate) use alignment::Aligner;
+pub(super) use alignment::SLOT;
+pub(crate) use numbers::numbers;
+pub(crate) use public::Public;
+
+use super::clients::Person;
+use super::{Blame, Session, Tokens, recipe};
 use crate::error::{Fail, Failure, Kind};
 use crate::machine;
-use crate::progress::Progress;
 use crate::runfile::{HeadSharing, Loaded};
 
 /// peft's key that puts a method on some layers.
@@ -34,6 +37,8 @@ pub(crate) struct OffSite {
     pub(crate) emulator: Emulator,
     /// The whole model under the adapter's wiring.
     pub(crate) owner: Arc<Tuning<Cpu>>,
+    /// What brings the emulator nearer to the model, where something does.
+    pub(crate) aligner: Option<Aligner>,
 }
 
 /// A division, and the method on the adapter's layers alone.
@@ -54,7 +59,7 @@ pub(super) fn divide(loaded: &Loaded, base: &Base) -> Result<Option<Divided>, Fa
         let why = format!("[emulator] says which layers are trained: leave `{LAYERS}` out");
         return refuse("method", &why);
     }
-    let emulator = Emulator::new(base.spec().layers, settings).blame(loaded, "emulator")?;
+    let emulator = Emulator::new(base.spec().layers, &settings.division()).blame(loaded, "emulator")?;
     let mut table = file.method.clone();
     let layers = emulator.adapter().iter().map(|&l| toml::Value::from(l as i64)).collect();
     table.insert(LAYERS.to_owned(), toml::Value::Array(layers));
@@ -80,28 +85,55 @@ impl OffSite {
         emulator: Emulator,
         method: &dyn Method,
         tuning: &Tuning<Cpu>,
-        longest: usize,
+        (longest, public): (usize, Option<Public>),
     ) -> Result<Self, Failure> {
-        let task = tuning.net().task();
-        let spec = tuning.net().spec();
+        let net = tuning.net();
+        let (task, spec) = (net.task(), net.spec());
         let outside = |&(layer, _): &(usize, _)| {
             let layer = spec.checkpoint_layer(layer);
             (!emulator.adapter().contains(&layer)).then_some(layer)
         };
-        if let Some(layer) = tuning.net().wiring().lora.keys().find_map(outside) {
+        if let Some(layer) = net.wiring().lora.keys().find_map(outside) {
             let why = format!("layer {layer} is not the adapter's; name modules without their layer");
             return Err(loaded.source.blame("method", &why));
         }
         let wiring = Arc::new(method.wire(base.spec(), task).blame(loaded, "method")?);
-        if wiring.schema != tuning.net().wiring().schema {
+        if wiring.schema != net.wiring().schema {
             let why = "what it trains on the emulator is not what it would train on the whole model";
             return Err(loaded.source.blame("method", why));
         }
         let backend = Arc::new(Cpu::serial());
         let weights = Weights::load(&*backend, base.spec(), task, base.source()).fail(Kind::Model)?;
         let owner = beside(loaded, (backend, weights), tuning, wiring, longest)?;
-        Ok(Self { emulator, owner: Arc::new(owner) })
+        let aligner = match &loaded.settings.emulator {
+            Some(section) => {
+                let original = (Arc::clone(net.weights()), task);
+                Aligner::new(loaded, section, &emulator, original, public)?
+            }
+            None => None,
+        };
+        Ok(Self { emulator, owner: Arc::new(owner), aligner })
     }
+}
+
+/// The data that the owner aligns on: `shared` are the examples of `[data]` that no client got.
+pub(super) fn public(
+    loaded: &Loaded,
+    tokens: &Tokens,
+    shared: Vec<Sequence>,
+    people: &[Person],
+    notes: &mut Vec<String>,
+) -> Result<Option<Public>, Failure> {
+    let Some(settings) = loaded.settings.emulator.as_ref().and_then(|e| e.public.as_ref()) else {
+        return Ok(None);
+    };
+    let sequences = match &settings.path {
+        Some(path) => public::read(loaded, settings, path, tokens)?,
+        None => shared,
+    };
+    let public = Public::new(loaded, settings, sequences, people)?;
+    notes.extend(public.note());
+    Ok(Some(public))
 }
 
 /// The whole model under `wiring`, on the steps and the device of `tuning`.
@@ -123,6 +155,8 @@ pub(crate) struct Disclosed {
     pub(crate) held: u64,
     /// Scalars of the whole model.
     pub(crate) whole: u64,
+    /// Bytes of what a client holds, as it gets it before its first round.
+    pub(crate) sent_once: u64,
 }
 
 impl Disclosed {
@@ -141,106 +175,27 @@ impl Session {
     /// What clients hold.
     pub(crate) fn disclosed(&self) -> Disclosed {
         Disclosed {
-            held: machine::parameters(self.tuning.net().spec(), self.task),
+            held: machine::parameters(self.spec(), self.task),
             whole: machine::parameters(self.base.spec(), self.task),
+            sent_once: self.emulator_bytes(),
         }
     }
-}
 
-/// Every client of the fully tuned federation.
-struct Everyone(BTreeMap<ClientId, Client<Cpu>>);
-
-impl Workforce for Everyone {
-    fn hire(&self, client: ClientId, _worker: usize) -> Result<Box<dyn LocalWork + '_>, WorkError> {
-        self.0.get(&client).map(|c| Box::new(c) as Box<dyn LocalWork + '_>).ok_or(WorkError::NoData)
+    /// Bytes of the emulator as a client gets it before its first round: tensors as the checkpoint stores them, those of a
+    /// distilled middle in four bytes a scalar.
+    fn emulator_bytes(&self) -> u64 {
+        let distilled = self.file().emulator.as_ref().is_some_and(|e| e.distill.is_some());
+        let middle = self.offsite.as_ref().map(|o| o.emulator.middle()).unwrap_or_default();
+        let spec = self.spec();
+        let one = |info: &antiphon_model::TensorInfo| -> u64 {
+            let layer = info.role.layer().map(|l| spec.checkpoint_layer(l));
+            let trained = distilled && layer.is_some_and(|l| middle.contains(&l));
+            let size = match self.base.source().get(&info.name) {
+                Some((FrozenData::Mapped { dtype, .. }, _)) if !trained => dtype.size(),
+                _ => 4,
+            };
+            (size * info.shape.iter().product::<usize>()) as u64
+        };
+        self.tuning.net().weights().infos().iter().map(one).sum()
     }
-}
-
-/// The five numbers of a finished run; `None` where there is no emulator. `plugged_in` was measured already.
-pub(super) fn numbers(
-    session: &Session,
-    outcome: &Outcome,
-    plugged_in: &Evaluation,
-    progress: &Progress,
-) -> Result<Option<Numbers>, Failure> {
-    let (Some(offsite), Some(settings)) = (&session.offsite, &session.file().emulator) else {
-        return Ok(None);
-    };
-    let emulator = &offsite.emulator;
-    progress.stage("testing the emulator");
-    let on = |tuning: &Tuning<Cpu>, theta: &[f32]| session.evaluate_on(tuning, theta, Part::Test);
-    let zero_shot = on(&offsite.owner, &session.theta)?;
-    let emulator_zero_shot = on(&session.tuning, &session.theta)?;
-    let emulator_tuned = on(&session.tuning, &outcome.theta)?;
-    progress.stage("tuning the whole model for comparison");
-    let full = full(session, &offsite.owner)?;
-    let indices = |list: &[usize]| list.iter().map(|&l| l as u64).collect();
-    let disclosed = session.disclosed();
-    Ok(Some(Numbers {
-        rule: settings.rule.get("id").and_then(toml::Value::as_str).unwrap_or_default().to_owned(),
-        drop_rate: settings.drop_rate,
-        layers: session.base.spec().layers as u64,
-        adapter: indices(emulator.adapter()),
-        kept: indices(emulator.kept()),
-        held: disclosed.held,
-        whole: disclosed.whole,
-        zero_shot: zero_shot.global,
-        emulator_zero_shot: emulator_zero_shot.global,
-        emulator_tuned: emulator_tuned.global,
-        plugged_in: plugged_in.global.clone(),
-        full: full.global,
-    }))
-}
-
-/// The same federation with every client holding the whole model and the method on all of its layers: what off-site tuning
-/// gives up. In memory; nothing of it is kept but its score.
-fn full(session: &Session, owner: &Tuning<Cpu>) -> Result<Evaluation, Failure> {
-    let (file, base) = (session.file(), &session.base);
-    let method = method::build(&file.method).blame(&session.loaded, "method")?;
-    let wiring = Arc::new(method.wire(base.spec(), session.task).blame(&session.loaded, "method")?);
-    let encode = |text: &str| session.tokens.plain(text);
-    let start =
-        Start { spec: base.spec(), base: base.source(), tokenize: Some(&encode), seed: file.run.seed };
-    let theta = method.init(&wiring, &start).blame(&session.loaded, "method")?;
-    let aggregation = file.aggregation.plan().blame(&session.loaded, "aggregation")?;
-    let plan = aggregation.check(&wiring.schema).blame(&session.loaded, "aggregation")?;
-    let longest = session.tuning.net().limits().max_len;
-    // the owner's model is in memory already; nothing of it is written
-    let whole = (Arc::new(Cpu::serial()), Arc::clone(owner.net().weights()));
-    let tuning = Arc::new(beside(&session.loaded, whole, &session.tuning, wiring, longest)?);
-    let client = |p: &super::Person| {
-        Client::new(Arc::clone(&tuning), p.id, Arc::clone(&p.train.sequences), p.train.examples)
-            .fail_at(Kind::Data, format_args!("`{}`", p.name))
-            .map(|c| (p.id, c))
-    };
-    let everyone = Everyone(session.people.iter().map(client).collect::<Result<_, _>>()?);
-    let clock = WallClock::starting_at(Millis(0));
-    let mut simulation = Simulation {
-        config: Config {
-            plan,
-            policy: session.policy.clone(),
-            roster: session.people.iter().map(|p| p.id).collect(),
-            seed: file.run.seed,
-            workers: session.workers,
-            call_attempts: 1,
-            restarts: 0,
-            keep_updates: false,
-        },
-        server: antiphon_algo::server_step(&file.server).fail(Kind::Settings)?,
-        noise: None,
-        clock: &clock,
-        faults: None,
-    };
-    let mut log: Vec<Record> = Vec::new();
-    let end = simulation
-        .run(Begin::fresh(theta), &everyone, &mut Silent, &mut log, &session.stop)
-        .map_err(|e| execute::failure(&e))?;
-    if end.next.0 < session.policy.num_rounds {
-        return Err(if end.ending.is_none() {
-            Failure::new(Kind::Interrupted, "stopped")
-        } else {
-            Failure::new(Kind::Federation, "the fully tuned model for comparison lost too many clients")
-        });
-    }
-    session.evaluate_on(&tuning, &end.theta, Part::Test)
 }

@@ -70,6 +70,8 @@ pub(crate) struct Recorder<'a> {
     outcomes: BTreeMap<ClientId, Outcome>,
     /// Why clients gave no answer in the last round that failed, one line each.
     pub(crate) reasons: Vec<String>,
+    /// Bytes of changes of the emulator that the round has sent.
+    emulator_down: u64,
 }
 
 impl<'a> Recorder<'a> {
@@ -82,7 +84,19 @@ impl<'a> Recorder<'a> {
         let begun = Instant::now();
         let (cohort, outcomes) = (Vec::new(), BTreeMap::new());
         let (before, evaluated, reasons) = (Usage::ZERO, None, Vec::new());
-        Self { trial, crew, dir, progress, begun, before, evaluated, cohort, outcomes, reasons }
+        Self {
+            trial,
+            crew,
+            dir,
+            progress,
+            begun,
+            before,
+            evaluated,
+            cohort,
+            outcomes,
+            reasons,
+            emulator_down: 0,
+        }
     }
 
     fn clients(&self, closed: &RoundClosed<'_>) -> Vec<ClientRecord> {
@@ -167,6 +181,7 @@ impl<'a> Recorder<'a> {
             payload_up: closed.traffic.up.payload,
             payload_down: closed.traffic.down.payload,
         };
+        let alignment = trial.between(closed.round, closed.theta, self.progress)?;
         let norms: Vec<(f64, f64)> =
             clients.iter().filter_map(|c| Some((c.examples? as f64, c.update_norm?))).collect();
         let tokens: u64 = clients.iter().filter_map(|c| c.tokens).sum();
@@ -185,6 +200,8 @@ impl<'a> Recorder<'a> {
             tokens_per_second: (tokens > 0).then(|| tokens as f64 / wall),
             spent,
             gauge: trial.gauge(closed.theta),
+            alignment,
+            emulator_down: (self.emulator_down > 0).then_some(self.emulator_down),
             clients,
         };
         self.crew.forget_others(&closed.contributions.iter().map(|c| c.client).collect(), closed.round);
@@ -196,11 +213,11 @@ impl<'a> Recorder<'a> {
             }
         }
         let server = closed.server.state();
-        let slots: Vec<(String, Vec<u8>)> = Vec::new();
+        let slots = trial.slots()?;
         let checkpoint = Checkpoint {
             theta: closed.theta,
             server: server.iter().map(|(name, v)| (name.as_str(), v.as_slice())).collect(),
-            slots: slots.iter().map(|(name, v)| (name.as_str(), v.as_slice())).collect(),
+            slots: slots.iter().map(|(name, v)| (*name, v.as_slice())).collect(),
         };
         if trial.audited() {
             let kept = Kept::of(closed.attempt, closed.contributions)
@@ -222,6 +239,9 @@ impl Observer for Recorder<'_> {
         self.before = self.trial.spent().unwrap_or(Usage::ZERO);
         self.cohort = round.cohort.to_vec();
         self.outcomes.clear();
+        let sent = self.trial.deliver(round.cohort);
+        // another attempt at a round adds to what the first has sent
+        self.emulator_down = if round.attempt == 0 { sent } else { self.emulator_down + sent };
     }
 
     fn client_done(&mut self, done: &ClientDone<'_>) {

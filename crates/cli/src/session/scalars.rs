@@ -33,7 +33,8 @@ impl Scalars {
     ) -> Result<Option<Self>, Failure> {
         let Some(table) = &loaded.settings.scalars else { return Ok(None) };
         let method = scalars::build(table).blame(loaded, "scalars")?;
-        let schema = &tuning.net().wiring().schema;
+        let net = tuning.net();
+        let schema = &net.wiring().schema;
         let prepared = method.prepare(schema, tuning.recipe()).blame(loaded, "scalars")?;
         let replica = Replica::new(Arc::new(Cpu::serial()), prepared, schema, theta.to_vec(), threads);
         Ok(Some(Self { id: method.id(), replica: Arc::new(replica) }))

@@ -8,10 +8,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use antiphon_algo::{Checked, ServerStep};
-use antiphon_core::ClientId;
+use antiphon_core::{ClientId, Round};
 use antiphon_oracle::Usage;
 use antiphon_protocol::Policy;
-use antiphon_report::{Evaluation, Gauge};
+use antiphon_report::{Alignment, Evaluation, Gauge};
 use antiphon_store::RunDir;
 
 use super::{Finished, Hand, Outcome, Person, Personal};
@@ -54,6 +54,32 @@ pub(crate) trait Trial: Sync {
     fn server_step(&self) -> Result<Box<dyn ServerStep>, Failure>;
     /// Every client, before its first round.
     fn crew(&self) -> Result<Vec<Hand>, Failure>;
+    /// Makes ready what clients begin with: anew, or from what a checkpoint kept beside the trainable vector. Before
+    /// [`Trial::begin`].
+    fn prepare(&self, _kept: Option<&[(String, Vec<u8>)]>, _progress: &Progress) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// What a checkpoint keeps beside the trainable vector.
+    fn slots(&self) -> Result<Vec<(&'static str, Vec<u8>)>, Failure> {
+        Ok(Vec::new())
+    }
+
+    /// Gives the clients of a round what they have missed beside the trainable vector; returns its bytes.
+    fn deliver(&self, _cohort: &[ClientId]) -> u64 {
+        0
+    }
+
+    /// What the owner of a model does after `round`, with the vector that it ended with.
+    fn between(
+        &self,
+        _round: Round,
+        _theta: &[f32],
+        _progress: &Progress,
+    ) -> Result<Option<Alignment>, Failure> {
+        Ok(None)
+    }
+
     /// Called once the run has its directory and before its first round.
     fn begin(&self, dir: &Path) -> Result<(), Failure>;
     /// What travels, on `part` of every client and on their union.

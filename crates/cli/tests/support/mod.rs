@@ -51,6 +51,16 @@ impl Toy {
         toy
     }
 
+    /// Six layers of which clients hold four, aligned with public data before the first round and after each.
+    pub(crate) fn aligned() -> Self {
+        let toy = Self::new();
+        let mut six = config(VOCAB);
+        six["num_hidden_layers"] = serde_json::json!(6);
+        toy.write("model/config.json", six.to_string());
+        toy.write("run.toml", format!("{RUN}{ALIGNED}"));
+        toy
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -291,6 +301,20 @@ fraction = 0.67
 [eval]
 every_rounds = 2
 baselines = []
+"#;
+
+/// FedBiOT's alternation, for the end of a run file.
+pub(crate) const ALIGNED: &str = r#"
+[emulator]
+adapter_bottom = 1
+adapter_top = 1
+drop_rate = 0.5
+rule = { id = "offsite_tuning" }
+align_every = 1
+send = "int8"
+public = { share = 0.25 }
+distill = { steps = 6, learning_rate = 3e-3, micro_batch_size = 2, language_model = 1.0, hidden = 3.0 }
+align = { steps = 3, learning_rate = 3e-3, micro_batch_size = 2, hidden = 3.0, kl = 1.0, hidden_at = "layers" }
 "#;
 
 /// The toy's run file for classification with heads that stay with their clients.

@@ -1,4 +1,4 @@
-//! Softmax cross-entropy.
+//! Softmax cross-entropy, and the divergence of two softmaxes.
 
 use crate::backend::{Coef, Loss};
 use crate::check;
@@ -38,4 +38,26 @@ pub(super) fn cross_entropy(
         }
     }
     loss
+}
+
+/// `Σ_rows Σ_i p_i (log p_i - log q_i)` of `p = softmax(teacher)`, `q = softmax(student)`; `∂/∂student = q - p`.
+pub(super) fn kl_divergence(teacher: &[f64], student: &mut [f64], classes: usize, coef: Option<f32>) -> f64 {
+    check::same("kl_divergence student", student.len(), teacher.len());
+    check::same("kl_divergence classes", teacher.len() % classes, 0);
+    let lse = |row: &[f64]| {
+        let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        max + row.iter().map(|z| (z - max).exp()).sum::<f64>().ln()
+    };
+    let mut total = 0.0;
+    for (t, s) in teacher.chunks_exact(classes).zip(student.chunks_exact_mut(classes)) {
+        let (of_t, of_s) = (lse(t), lse(s));
+        for (&t, s) in t.iter().zip(s) {
+            let p = (t - of_t).exp();
+            total += p * ((t - of_t) - (*s - of_s));
+            if let Some(coef) = coef {
+                *s = f64::from(coef) * ((*s - of_s).exp() - p);
+            }
+        }
+    }
+    total
 }

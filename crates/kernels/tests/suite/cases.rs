@@ -278,6 +278,17 @@ pub(crate) fn loss<B: Backend>() -> Vec<Case<B>> {
             }
             all
         }));
+        all.push(case(format!("kl_divergence {m}x{vocab}"), move |t: &Bench<'_, B>| {
+            let teacher = t.random("teacher", m * vocab);
+            let mut all = Outputs::new();
+            for coef in [Some(0.3), None] {
+                let mut student = t.random("student", m * vocab);
+                let kl = t.b.kl_divergence(teacher.src(), student.dst(), vocab, coef);
+                all.push((format!("kl {coef:?}"), vec![kl]));
+                all.push((format!("dstudent {coef:?}"), t.read(&student)));
+            }
+            all
+        }));
         all.push(case(format!("linear_cross_entropy {m}x{d_in}x{vocab}"), move |t: &Bench<'_, B>| {
             let labels = below("labels", m, vocab as u64);
             let weights = normal("coef", m);

@@ -1,6 +1,6 @@
 //! peft's settings of a LoRA, and what they mean for a module.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use antiphon_kernels::Layout;
 use fancy_regex::Regex;
@@ -102,7 +102,7 @@ impl LoraSettings {
         let r = commonest(paths.iter().map(|(_, p)| p.rank)).unwrap_or(1);
         let lora_alpha = commonest(paths.iter().map(|(_, p)| alpha(p).to_bits())).map_or(1.0, f64::from_bits);
         let exact = |path: &str| path.replace('.', r"\.");
-        Self {
+        let derived = Self {
             r,
             lora_alpha,
             lora_dropout: paths.first().map_or(0.0, |(_, p)| tidy_f32(p.dropout)),
@@ -119,7 +119,28 @@ impl LoraSettings {
                 .map(|(m, p)| (exact(m), alpha(p)))
                 .collect(),
             layers_to_transform: None,
+        };
+        derived.in_layers(spec, wiring).unwrap_or(derived)
+    }
+
+    /// The same with modules named by their kind and `layers_to_transform` beside them, where every pair lies in some of the
+    /// layers and those have the same modules: as the user would write it, and not a path for each module.
+    fn in_layers(&self, spec: &Spec, wiring: &Wiring) -> Option<Self> {
+        let layers: BTreeSet<usize> = wiring.lora.keys().map(|(layer, _)| *layer).collect();
+        if layers.is_empty() || layers.len() == spec.layers {
+            return None;
         }
+        let everywhere = wiring
+            .lora
+            .iter()
+            .flat_map(|(&(_, proj), pair)| (0..spec.layers).map(move |layer| ((layer, proj), pair.clone())));
+        let spread = Wiring { lora: everywhere.collect(), ..Wiring::default() };
+        let named = Self {
+            target_modules: Targets::Names(shortest_names(spec, &spread)),
+            layers_to_transform: Some(layers.into_iter().collect()),
+            ..self.clone()
+        };
+        named.check(spec, wiring).is_ok().then_some(named)
     }
 
     /// Rank and scale that peft gives the module at `path`.

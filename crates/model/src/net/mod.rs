@@ -18,6 +18,7 @@
 mod attention;
 mod bottleneck;
 mod cache;
+mod divergence;
 mod embed;
 mod maps;
 mod mlp;
@@ -26,6 +27,7 @@ mod out;
 pub(crate) mod plan;
 mod resolve;
 mod rope;
+mod taps;
 
 use std::sync::Arc;
 
@@ -33,9 +35,11 @@ use antiphon_kernels::{AttnShape, Backend, Dst};
 
 pub use cache::Cache;
 pub(crate) use cache::Past;
+pub use divergence::Teacher;
 pub(crate) use embed::Given;
 pub use maps::DropoutSeed;
 pub use resolve::NetError;
+pub use taps::Taps;
 
 use crate::batch::{Batch, Limits};
 use crate::spec::{Placement, Positions, Spec};
@@ -86,6 +90,14 @@ impl<B: Backend> Net<B> {
             }
         };
         Ok(Self { weights, wiring, task, max_len, parts, rope })
+    }
+
+    /// The same model with other values in its frozen tensors.
+    ///
+    /// # Errors
+    /// Tensors of another model.
+    pub fn with_weights(&self, backend: &B, weights: Arc<Weights<B>>) -> Result<Self, NetError> {
+        Self::new(backend, weights, self.task, Arc::clone(&self.wiring), self.max_len)
     }
 
     /// The mathematics.
@@ -158,7 +170,7 @@ impl<B: Backend> Net<B> {
         ws: &mut Workspace<B>,
         train: Option<DropoutSeed>,
     ) -> Result<(), NetError> {
-        self.run(backend, params, batch, ws, train, None)
+        self.run(backend, params, batch, ws, train, (None, None))
     }
 
     /// [`Net::forward`] for sequences with a past.
@@ -170,7 +182,7 @@ impl<B: Backend> Net<B> {
         ws: &mut Workspace<B>,
         past: Past<'_, B>,
     ) -> Result<(), NetError> {
-        self.run(backend, params, batch, ws, None, Some(past))
+        self.run(backend, params, batch, ws, None, (Some(past), None))
     }
 
     fn run(
@@ -180,7 +192,7 @@ impl<B: Backend> Net<B> {
         batch: &Batch,
         ws: &mut Workspace<B>,
         seed: Option<DropoutSeed>,
-        mut past: Option<Past<'_, B>>,
+        (mut past, mut taps): (Option<Past<'_, B>>, Option<&mut Taps<B>>),
     ) -> Result<(), NetError> {
         if seed.is_some() && ws.mode == Mode::Infer {
             return Err(NetError::Inference);
@@ -192,7 +204,12 @@ impl<B: Backend> Net<B> {
             let kept = past.as_mut().map(|p| (p.cache.layer(layer), p.rows));
             let head = self.head_rows(batch, layer);
             self.attention(&cx, batch, head, &mut ws.acts, layer, kept);
-            self.mlp(&cx, head.map_or(batch.rows(), <[u32]>::len), &mut ws.acts, layer);
+            let rows = head.map_or(batch.rows(), <[u32]>::len);
+            self.mlp(&cx, rows, &mut ws.acts, layer);
+            if let Some(taps) = &mut taps {
+                let (_, j) = self.sites(&ws.acts, 2 * layer + 1);
+                Self::tap(backend, taps, layer + 1, &ws.acts.res[j], rows);
+            }
         }
         Ok(())
     }
@@ -210,18 +227,40 @@ impl<B: Backend> Net<B> {
         train: Option<DropoutSeed>,
         grads: &mut B::Buf,
     ) -> Result<(), NetError> {
+        self.down(backend, params, batch, ws, train, grads, (true, None))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the step's state is owned by the caller")]
+    fn down(
+        &self,
+        backend: &B,
+        params: &B::Buf,
+        batch: &Batch,
+        ws: &mut Workspace<B>,
+        train: Option<DropoutSeed>,
+        grads: &mut B::Buf,
+        (from_head, taps): (bool, Option<&Taps<B>>),
+    ) -> Result<(), NetError> {
         if ws.mode == Mode::Infer {
             return Err(NetError::Inference);
         }
         self.check_step(backend, params, batch, ws)?;
         self.check_params(backend, grads)?;
-        let lowest = self.parts.plan.lowest;
-        if lowest > plan::norm(2 * self.spec().layers) {
+        if !self.reaches_stream() {
             return Ok(());
         }
+        let lowest = self.parts.plan.lowest;
         let cx = self.ctx(backend, params, train, ws);
-        self.out_backward(&cx, batch, &mut ws.acts, grads);
-        for layer in (0..self.spec().layers).rev() {
+        if from_head {
+            self.out_backward(&cx, batch, &mut ws.acts, grads);
+        } else {
+            let len = batch.rows() * self.spec().hidden;
+            backend.fill(Dst::new(&mut ws.acts.dr, 0, len), 0.0);
+        }
+        for layer in (0..self.top(from_head, taps)).rev() {
+            if let Some(taps) = taps {
+                Self::untap(backend, taps, layer + 1, &mut ws.acts.dr);
+            }
             let head = self.head_rows(batch, layer);
             if lowest <= plan::outer(2 * layer + 1) {
                 self.mlp_backward(&cx, head.map_or(batch.rows(), <[u32]>::len), &mut ws.acts, layer, grads);

@@ -42,7 +42,7 @@ impl<B: Backend> Net<B> {
         self.select(&cx, batch, &batch.label_rows, ws)?;
         let d = self.spec().hidden;
         let OutActs { h, dh, chunk, .. } = &mut ws.acts.out;
-        let want_dh = grads.is_some() && self.trains_below_head();
+        let want_dh = grads.is_some() && self.reaches_stream();
         let scratch = backend.linear_cross_entropy_scratch(m, self.spec().vocab);
         let map =
             Linear { w: head.mat(&cx), bias: None, d_in: d, d_out: self.spec().vocab, layout: Layout::OutIn };
@@ -89,7 +89,7 @@ impl<B: Backend> Net<B> {
         let logits = dst(classes, s * head.d_out);
         let loss = backend.cross_entropy(logits, head.d_out, &batch.classes, coef, grads.is_some(), nll);
         let Some(grads) = grads else { return Ok(loss) };
-        let below = self.trains_below_head();
+        let below = self.reaches_stream();
         match pooler {
             None => head.backward(&cx, s, h, classes, below.then_some((dh, false)), grads, low),
             Some(pooler) => {
@@ -162,7 +162,7 @@ impl<B: Backend> Net<B> {
     }
 
     /// `out.h = norm(stream[rows])`.
-    fn select(
+    pub(super) fn select(
         &self,
         cx: &Ctx<'_, B>,
         batch: &Batch,
@@ -255,11 +255,12 @@ impl<B: Backend> Net<B> {
         scatter(cx.backend, batch, h, rows, dr, n, d);
     }
 
-    fn trains_below_head(&self) -> bool {
-        self.parts.plan.lowest <= plan::norm(2 * self.spec().layers)
-    }
-
-    fn check_grads(&self, backend: &B, ws: &Workspace<B>, grads: Option<&B::Buf>) -> Result<(), NetError> {
+    pub(super) fn check_grads(
+        &self,
+        backend: &B,
+        ws: &Workspace<B>,
+        grads: Option<&B::Buf>,
+    ) -> Result<(), NetError> {
         match grads {
             Some(_) if ws.mode == Mode::Infer => Err(NetError::Inference),
             Some(g) => self.check_params(backend, g),
@@ -267,7 +268,7 @@ impl<B: Backend> Net<B> {
         }
     }
 
-    fn wrong_task(&self, batch: &Batch) -> NetError {
+    pub(super) fn wrong_task(&self, batch: &Batch) -> NetError {
         NetError::Batch(crate::batch::BatchError::Task { task: batch.limits().task })
     }
 }

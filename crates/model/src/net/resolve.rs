@@ -125,6 +125,16 @@ pub enum NetError {
     /// Logits or hidden states of rows that the step left out.
     #[error("only the rows that the head reads were computed: leave labels out of the batch to read others")]
     Rows,
+    /// Distributions over two vocabularies.
+    #[error(
+        "a teacher of {found} tokens, and this model has {expected}: their distributions cannot be compared"
+    )]
+    Vocabulary {
+        /// The teacher's.
+        found: usize,
+        /// This model's.
+        expected: usize,
+    },
     /// A step without any label.
     #[error("no row of the step carries a label")]
     NoLabels,

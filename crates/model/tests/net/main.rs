@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
+mod aligned;
 mod common;
 mod emulator;
 mod generation;

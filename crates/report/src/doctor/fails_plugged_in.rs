@@ -1,7 +1,7 @@
 //! Off-site tuning that works where clients see it and nowhere else: the adapter suits the emulator, not the model.
 
 use super::{Diagnosis, Finding, Run, Severity};
-use crate::format::{loss, percent};
+use crate::format::{loss, percent, significant};
 use crate::record::Metrics;
 
 pub(super) const DIAGNOSIS: Diagnosis = Diagnosis {
@@ -32,6 +32,16 @@ fn look(run: &Run<'_>) -> Option<Finding> {
         return None;
     };
     let name = if by_accuracy { "accuracy" } else { "loss" };
+    let distance = o.aligned.as_ref().map(|a| {
+        let (name, last) = a.last.main();
+        let first = a.distilled.map(|d| d.after.main().1);
+        let first = first.map(|d| format!(", {} when it was distilled", significant(d, 3)));
+        format!(
+            "{name} of emulator and model on public data with this adapter in both: {}{}",
+            significant(last, 3),
+            first.unwrap_or_default()
+        )
+    });
     Some(Finding {
         id: DIAGNOSIS.id,
         severity,
@@ -40,10 +50,14 @@ fn look(run: &Run<'_>) -> Option<Finding> {
             format!("emulator: test {name} {} before, {} after", text(before), text(after)),
             format!("whole model: test {name} {} before, {} with the adapter", text(zero), text(plugged)),
             format!("the emulator keeps {} of {} layers", o.kept.len(), o.layers),
-        ],
+        ]
+        .into_iter()
+        .chain(distance)
+        .collect(),
         advice: "Drop fewer layers (a smaller `drop_rate`), or train more of them (`adapter_bottom`, `adapter_top`): what \
                  the adapter learnt answers a middle that the whole model does not have. Fewer steps help too: the \
-                 longer it trains, the more it fits the emulator."
+                 longer it trains, the more it fits the emulator. An emulator that is nearer to the model ([emulator.distill], \
+                 [emulator.align]) carries more over."
             .to_owned(),
     })
 }

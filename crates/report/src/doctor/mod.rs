@@ -9,11 +9,13 @@
 
 mod client_drift;
 mod collapsed_prompt;
+mod drifted_emulator;
 mod factor_averaging;
 mod failing_clients;
 mod fails_plugged_in;
 mod no_gain;
 mod over_fitting;
+mod overfitted_alignment;
 mod query_cost;
 mod slope;
 mod stuck_client;
@@ -89,6 +91,8 @@ pub const ALL: &[&Diagnosis] = &[
     &factor_averaging::DIAGNOSIS,
     &stuck_client::DIAGNOSIS,
     &fails_plugged_in::DIAGNOSIS,
+    &drifted_emulator::DIAGNOSIS,
+    &overfitted_alignment::DIAGNOSIS,
     &under_noise::DIAGNOSIS,
     &collapsed_prompt::DIAGNOSIS,
     &subspace::DIAGNOSIS,

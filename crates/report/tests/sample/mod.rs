@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use antiphon_core::{ClientId, Digest, Noise, Purpose, Round, Stream};
 use antiphon_report::{
-    Baseline, Baselines, ClientData, ClientRecord, ClientStatus, Comparison, DataReport, Evaluation,
-    LocalOnly, Metrics, OffSite, RoundRecord, RunFacts, SUMMARY_SCHEMA, Split, Summary, Traffic, Truncation,
-    UpdateSpread,
+    Aligned, Alignment, Baseline, Baselines, ClientData, ClientRecord, ClientStatus, Comparison, DataReport,
+    Distance, Evaluation, LocalOnly, Metrics, OffSite, RoundRecord, RunFacts, SUMMARY_SCHEMA, Split, Summary,
+    Traffic, Truncation, UpdateSpread,
 };
 
 pub const NAMES: [&str; 10] = [
@@ -76,6 +76,8 @@ pub enum Sick {
     Truncation,
     NoGain,
     PluggedIn,
+    DriftedEmulator,
+    OverfittedAlignment,
 }
 
 pub struct Sample {
@@ -204,6 +206,8 @@ pub fn run(sick: Sick, clients: u64, rounds: u32, seed: u64) -> Sample {
             tokens_per_second: Some(20_300.0 + 500.0 * noise(seed, r, 0, "tokens")),
             spent: None,
             gauge: None,
+            alignment: None,
+            emulator_down: None,
             cohort,
         });
     }
@@ -304,20 +308,7 @@ fn summary(
                 curve: Vec::new(),
             }),
         },
-        off_site: (sick == Sick::PluggedIn).then(|| OffSite {
-            rule: "offsite_tuning".into(),
-            drop_rate: 0.5,
-            layers: 14,
-            adapter: vec![0, 1, 12, 13],
-            kept: vec![0, 1, 2, 4, 6, 9, 11, 12, 13],
-            held: 14_000_000,
-            whole: 22_713_216,
-            zero_shot: metrics(0.9, 0.83, union),
-            emulator_zero_shot: metrics(3.1, 0.09, union),
-            emulator_tuned: metrics(0.7, 0.88, union),
-            plugged_in: metrics(0.981, 0.812, union),
-            full: metrics(0.6, 0.9, union),
-        }),
+        off_site: off_site(sick, &|loss, accuracy| metrics(loss, accuracy, union)),
         traffic,
         wall_seconds: 97.4,
         peak_rss_bytes: Some(212_400_000),
@@ -421,4 +412,50 @@ fn data(ids: &[ClientId], test_size: impl Fn(u64) -> u64) -> DataReport {
         .into(),
         digest: None,
     }
+}
+
+/// How near emulator and model are, as `KL`; hidden states follow.
+fn distance(kl: f64) -> Distance {
+    Distance { hidden: 0.3 * kl, kl: Some(kl), loss: Some(3.0 + kl) }
+}
+
+/// An alignment that brings unseen data from `before` to `after`, and its own to `seen`.
+pub fn alignment(before: f64, after: f64, seen: f64) -> Alignment {
+    let [before, after, trained_on] = [before, after, seen].map(distance);
+    Alignment { before, after, trained_on, steps: 50, bytes: None, seconds: 3.5 }
+}
+
+fn off_site(sick: Sick, metrics: &dyn Fn(f64, f64) -> Metrics) -> Option<OffSite> {
+    let distilled = match sick {
+        Sick::PluggedIn | Sick::DriftedEmulator => alignment(2.0, 0.4, 0.38),
+        Sick::OverfittedAlignment => alignment(0.9, 0.8, 0.1),
+        _ => return None,
+    };
+    let last = if sick == Sick::DriftedEmulator { 1.1 } else { 1.1 * distilled.after.kl.unwrap() };
+    let plugged = if sick == Sick::PluggedIn { metrics(0.981, 0.812) } else { metrics(0.65, 0.89) };
+    Some(OffSite {
+        rule: "offsite_tuning".into(),
+        drop_rate: 0.5,
+        layers: 14,
+        adapter: vec![0, 1, 12, 13],
+        kept: vec![0, 1, 2, 4, 6, 9, 11, 12, 13],
+        held: 14_000_000,
+        whole: 22_713_216,
+        sent_once: 56_000_000,
+        sent_changes: 0,
+        aligned: Some(Aligned {
+            public: 400,
+            held_out: 100,
+            overlap: 0,
+            scalars: 6_000_000,
+            distilled: Some(distilled),
+            alignments: 0,
+            last: distance(last),
+        }),
+        zero_shot: metrics(0.9, 0.83),
+        emulator_zero_shot: metrics(3.1, 0.09),
+        emulator_tuned: metrics(0.7, 0.88),
+        plugged_in: plugged,
+        full: metrics(0.6, 0.9),
+    })
 }

@@ -60,7 +60,8 @@ pub trait Step {
     fn slopes(&mut self) -> &mut Vec<f64>;
     /// Mean loss over the step's units at `θ + scale · z(seed)`, or at `θ`; without dropout. `θ` is not written.
     fn loss(&mut self, at: Option<Probe>) -> Result<Seen, TuneError>;
-    /// Accumulates the gradient of the mean loss, with dropout, for [`Step::descend`].
+    /// Accumulates the gradient of the mean loss, with dropout, and of the pull to the round's beginning where there is
+    /// one, for [`Step::descend`].
     fn backward(&mut self) -> Result<Seen, TuneError>;
     /// Clips the gradient and takes the optimiser's step. Returns the norm before clipping.
     fn descend(&mut self) -> Result<f64, TuneError>;
@@ -124,6 +125,16 @@ pub enum EstimatorError {
         /// Which estimator.
         estimator: &'static str,
         /// The bound.
+        found: f32,
+    },
+    /// A pull that is no part of the losses.
+    #[error(
+        "`train.proximal = {found}` pulls by its gradient, and `{estimator}` forms none: set it to 0, or use `backprop`"
+    )]
+    Proximal {
+        /// Which estimator.
+        estimator: &'static str,
+        /// The weight.
         found: f32,
     },
     /// Dropout between two losses that are subtracted.

@@ -153,6 +153,9 @@ impl Estimator for ZerothOrder {
         if let Some(found) = train.max_grad_norm {
             return Err(EstimatorError::Clip { estimator, found });
         }
+        if let Some(found) = train.proximal {
+            return Err(EstimatorError::Proximal { estimator, found });
+        }
         match wiring.lora.values().map(|p| p.dropout).find(|p| *p > 0.0) {
             Some(found) => Err(EstimatorError::Dropout { estimator, found }),
             None => Ok(()),

@@ -1,0 +1,148 @@
+//! Alignment of an emulator: nearer on data that it never saw, the same bits on any number of threads, and nothing to do
+//! without a drop.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use antiphon_core::{ClientId, Round};
+use antiphon_data::Sequence;
+use antiphon_kernels::Cpu;
+use antiphon_model::emulator::{EmulatorSettings, Tensors};
+use antiphon_model::{Emulator, Spec, Task, TensorSource, Weights};
+use antiphon_tune::align::HiddenAt;
+use antiphon_tune::{Align, AlignSettings, Alignment, Distance, Sides, TuneError};
+use common::Checkpoint;
+use common::world::sequences;
+
+const HOW: &str = "steps = 120\nlearning_rate = 3e-3\nmicro_batch_size = 8\n";
+
+fn how(terms: &str) -> Align {
+    toml::from_str::<AlignSettings>(&format!("{HOW}{terms}")).unwrap().check("emulator.distill").unwrap()
+}
+
+struct World {
+    emulator: Emulator,
+    student: Arc<Weights<Cpu>>,
+    teacher: Arc<Weights<Cpu>>,
+    task: Task,
+    phi: Vec<f32>,
+}
+
+impl World {
+    fn new(spec: Spec, task: Task, rate: f64) -> Self {
+        let rule = toml::Table::from_iter([("id".to_owned(), "offsite_tuning".into())]);
+        let settings = EmulatorSettings { adapter_bottom: 1, adapter_top: 1, drop_rate: rate, rule };
+        let emulator = Emulator::new(spec.layers, &settings).unwrap();
+        let short = emulator.spec(&spec).unwrap();
+        let source = Checkpoint { spec: spec.clone(), task };
+        let b = Cpu::serial();
+        let [student, teacher] = [&short, &spec].map(|s| Weights::load(&b, s, task, &source).unwrap());
+        let wiring = emulator.wire_middle(&short, task).unwrap();
+        let mut phi = Vec::new();
+        for t in wiring.schema.tensors() {
+            match source.get(&t.name).filter(|_| wiring.live.contains_key(&t.name)) {
+                Some(_) => phi.extend(source.tensor(&t.name).unwrap()),
+                None => phi.extend(vec![0.0; t.len()]),
+            }
+        }
+        Self { emulator, student, teacher, task, phi }
+    }
+
+    fn alignment(&self, sets: &[&[Sequence]], threads: usize, places: HiddenAt) -> Alignment<Cpu> {
+        let sides = Sides {
+            backend: Arc::new(Cpu::threads(threads)),
+            emulator: &self.emulator,
+            student: &self.student,
+            teacher: &self.teacher,
+            task: self.task,
+        };
+        Alignment::new(&sides, &Tensors::new(), sets, (8, 2), places).unwrap()
+    }
+}
+
+/// Distances on held-out data before and after, and the middle.
+fn aligned(world: &World, terms: &str, threads: usize) -> (Distance, Distance, Vec<f32>) {
+    let classes = if matches!(world.task, Task::CausalLm) { 0 } else { 3 };
+    let (public, held) = (sequences(64, 1, classes), sequences(32, 2, classes));
+    let how = how(terms);
+    let mut a = world.alignment(&[&public, &held], threads, how.hidden_at);
+    let (go, mut phi) = (AtomicBool::new(false), world.phi.clone());
+    let before = a.distance(&phi, &held, &go).unwrap();
+    let loss = a.train(&mut phi, &how, &public, (7, Round(0), ClientId(9)), &go).unwrap();
+    assert!(loss.is_finite() && loss > 0.0);
+    (before, a.distance(&phi, &held, &go).unwrap(), phi)
+}
+
+fn llama() -> Spec {
+    Spec { layers: 6, ..common::llama() }
+}
+
+#[test]
+fn alignment_brings_hidden_states_nearer_on_data_that_it_never_saw() {
+    for terms in ["hidden = 3", "hidden = 3\nhidden_at = 'layers'", "language_model = 1\nhidden = 30"] {
+        let (before, after, _) = aligned(&World::new(llama(), Task::CausalLm, 0.5), terms, 2);
+        assert!(after.hidden < 0.9 * before.hidden, "{terms}: {before:?} {after:?}");
+    }
+    let (before, after, _) = aligned(&World::new(llama(), Task::CausalLm, 0.5), "kl = 1", 2);
+    assert!(after.kl.unwrap() < 0.9 * before.kl.unwrap(), "{before:?} {after:?}");
+    // an encoder has hidden states alone
+    let world = World::new(Spec { layers: 6, ..common::bert() }, common::CLASSIFY, 0.5);
+    let (before, after, phi) = aligned(&world, "hidden = 3", 1);
+    assert!(after.hidden < 0.9 * before.hidden && after.kl.is_none(), "{before:?} {after:?}");
+    // and its unread head stays as it was
+    assert_eq!(phi[phi.len() - 3..], world.phi[phi.len() - 3..]);
+}
+
+#[test]
+fn threads_change_no_bits_and_another_round_another_order() {
+    let world = World::new(llama(), Task::CausalLm, 0.5);
+    let terms = "language_model = 1\nhidden = 3\nkl = 0.5";
+    let one = aligned(&world, terms, 1).2;
+    assert_eq!(one, aligned(&world, terms, 3).2);
+    let public = sequences(64, 1, 0);
+    let mut a = world.alignment(&[&public], 1, HiddenAt::End);
+    let mut other = world.phi.clone();
+    let go = AtomicBool::new(false);
+    a.train(&mut other, &how(terms), &public, (7, Round(1), ClientId(9)), &go).unwrap();
+    assert_ne!(one, other);
+}
+
+#[test]
+fn without_a_drop_there_is_no_distance() {
+    let world = World::new(llama(), Task::CausalLm, 0.0);
+    let held = sequences(16, 2, 0);
+    let mut a = world.alignment(&[&held], 1, HiddenAt::Layers);
+    let found = a.distance(&world.phi, &held, &AtomicBool::new(false)).unwrap();
+    assert_eq!((found.hidden, found.kl), (0.0, Some(0.0)));
+    let mut phi = world.phi.clone();
+    a.train(
+        &mut phi,
+        &how("hidden = 30\nkl = 1"),
+        &held,
+        (7, Round(0), ClientId(9)),
+        &AtomicBool::new(false),
+    )
+    .unwrap();
+    assert_eq!(phi, world.phi);
+}
+
+#[test]
+fn what_cannot_be_aligned_is_refused() {
+    let world = World::new(llama(), Task::CausalLm, 0.5);
+    let public = sequences(16, 1, 0);
+    let mut a = world.alignment(&[&public], 1, HiddenAt::End);
+    let stop = AtomicBool::new(true);
+    assert!(matches!(a.distance(&world.phi, &public, &stop), Err(TuneError::Interrupted)));
+    let mut short = world.phi[1..].to_vec();
+    let go = AtomicBool::new(false);
+    let refused = a.train(&mut short, &how("kl = 1"), &public, (7, Round(0), ClientId(9)), &go);
+    assert!(matches!(refused, Err(TuneError::Length { .. })));
+    let hot = Align { learning_rate: 1e30, max_grad_norm: None, ..how("hidden = 1") };
+    let mut phi = world.phi.clone();
+    let diverged = a.train(&mut phi, &hot, &public, (7, Round(0), ClientId(9)), &go);
+    assert!(matches!(diverged, Err(TuneError::NotFinite { .. })), "{diverged:?}");
+}
