@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use support::{ALIGNED, Tensor, Toy, VOCAB, config, snapshot};
+use support::{ALIGNED, Tensor, Toy, VOCAB, codes, config, distinct, occurs, snapshot};
 
 const EMULATOR: &str = "\n[emulator]\nadapter_bottom = 1\nadapter_top = 1\ndrop_rate = 0.5\nrule = { id = \"offsite_tuning\" }\n";
 /// Of six layers, those that the owner keeps back.
@@ -25,17 +25,6 @@ fn toy(change: impl Fn(&mut BTreeMap<String, Tensor>)) -> Toy {
     let text = toy.read("run.toml");
     toy.write("run.toml", text + EMULATOR);
     toy
-}
-
-/// Values that no two tensors and no two layers share, so that bytes tell whose they are.
-fn distinct(tensors: &mut BTreeMap<String, Tensor>) {
-    for (name, (_, values)) in tensors.iter_mut() {
-        let own = name.bytes().fold(7_u32, |h, b| h.wrapping_mul(31).wrapping_add(u32::from(b)));
-        for (i, v) in values.iter_mut().enumerate() {
-            let mixed = own.wrapping_add(i as u32).wrapping_mul(2_654_435_761) >> 16;
-            *v = if name.contains("norm") { 1.0 } else { 0.4 * (mixed as f32 / 65_536.0 - 0.5) };
-        }
-    }
 }
 
 fn withheld(name: &str) -> bool {
@@ -65,6 +54,13 @@ fn five_numbers_together_and_the_adapter_loads_on_the_whole_model() {
     assert_eq!((&o["kept"], &o["adapter"], &o["layers"]), (&json!([0, 1, 4, 5]), &json!([0, 5]), &json!(6)));
     assert_eq!(summary["federated"]["global"], o["plugged_in"]);
     assert!(toy.read("a/report.html").contains("federated, plugged in"));
+    let config: Value = serde_json::from_str(&toy.read("a/latest/adapter_config.json")).unwrap();
+    assert_eq!(config["layers_to_transform"], json!([0, 5]), "{config}");
+    let modules = config["target_modules"].as_array().unwrap();
+    assert!(
+        modules.len() == 7 && modules.iter().all(|m| !m.as_str().unwrap().contains("layers")),
+        "{config}"
+    );
     // the run's checkpoint and its adapter, on the whole model
     for arguments in [&["eval", "a", "--json"][..], &["eval", "a", "--adapter", "a/latest", "--json"]] {
         let eval: Value = serde_json::from_str(&toy.antiphon(arguments).out).unwrap();
@@ -109,27 +105,25 @@ fn nothing_that_clients_do_depends_on_what_is_withheld() {
 
 #[test]
 fn no_withheld_tensor_is_in_any_file_of_a_run() {
-    let toy = toy(|_| ());
-    // durable: updates lie on disk as they were sent
-    toy.run("run", &["run.durable=true"]);
-    let files = snapshot(&toy.path("run"));
-    assert!(files.values().any(|bytes| !bytes.is_empty()));
-    let bf16 = |v: f32| ((v.to_bits() + 0x7fff + (v.to_bits() >> 16 & 1)) >> 16) as u16;
-    let mut looked = 0;
-    for (name, (_, values)) in toy.tensors(distinct) {
-        if !withheld(&name) || name.contains("norm") {
-            continue;
-        }
-        let four: Vec<u8> = values[..8].iter().flat_map(|v| v.to_le_bytes()).collect();
-        let two: Vec<u8> = values[..8].iter().flat_map(|&v| bf16(v).to_le_bytes()).collect();
-        for (path, bytes) in &files {
-            for found in [&four, &two] {
-                assert!(!bytes.windows(found.len()).any(|w| w == &found[..]), "{name} in {}", path.display());
+    for toy in [toy(|_| ()), fedbiot()] {
+        // durable: updates lie on disk as they were sent
+        toy.run("run", &["run.durable=true"]);
+        let files = snapshot(&toy.path("run"));
+        assert!(files.values().any(|bytes| !bytes.is_empty()));
+        let mut looked = 0;
+        for (name, (_, values)) in toy.tensors(distinct) {
+            if !withheld(&name) || name.contains("norm") {
+                continue;
             }
-            looked += 1;
+            for (code, needle) in codes(&values) {
+                for (path, bytes) in &files {
+                    assert!(!occurs(bytes, &needle), "{name} as {code} in {}", path.display());
+                    looked += 1;
+                }
+            }
         }
+        assert!(looked > 500, "{looked}");
     }
-    assert!(looked > 0);
 }
 
 #[test]
@@ -290,4 +284,25 @@ fn public_data_that_clients_have_too_are_counted() {
     let ended = toy.run("a", &overrides);
     assert!(ended.err.contains("24 of 24 public sequences are also some client's"), "{}", ended.err);
     assert_eq!(summary(&toy, "a")["off_site"]["aligned"]["overlap"], json!(24));
+}
+
+/// The fully tuned federation takes as long as the run: a kill in the middle of it costs a round, not all of them.
+#[test]
+fn the_comparison_goes_on_where_it_was_killed() {
+    let toy = toy(|_| ());
+    let longer = ["federation.num_rounds=12", "train.local_steps=6", "train.optimizer_state=keep"];
+    toy.run("whole", &longer);
+    let mut child = toy.start(&[&["run", "run.toml", "--out", "killed"][..], &longer].concat());
+    let begun = |name: &str| toy.path("killed/full").join(name).exists();
+    while !begun("rounds/00002/checkpoint.json") && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!begun("summary.json"), "it was too late to kill");
+    assert_eq!(toy.antiphon(&["resume", "killed"]).code, Some(0));
+    assert_eq!(summary(&toy, "killed")["off_site"], summary(&toy, "whole")["off_site"]);
+    // each round once, and no model left behind
+    assert_eq!(toy.read("killed/full/metrics.jsonl").lines().count(), 12);
+    assert!(begun("summary.json") && !begun("blobs") && !begun("rounds"));
 }

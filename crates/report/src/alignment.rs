@@ -40,8 +40,9 @@ pub struct Alignment {
     /// Bytes of the change for one client; absent before the first round, where the emulator is sent as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// Seconds it took, measurements included.
-    pub seconds: f64,
+    /// Seconds it took, measurements included; absent after a resume, since a checkpoint keeps no times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
 }
 
 /// What the alignments of a run come to.

@@ -35,7 +35,7 @@ pub(super) fn finish(
 ) -> Result<Finished, Failure> {
     progress.stage("testing the federated model");
     let federated = session.evaluate(&outcome.theta, Part::Test)?;
-    let off_site = offsite::numbers(session, outcome, &federated, progress)?;
+    let off_site = offsite::numbers(session, dir, outcome, &federated, progress)?;
     let baselines = baselines::run(session, outcome.rounds_done, progress)?;
 
     progress.stage("writing the model and the report");

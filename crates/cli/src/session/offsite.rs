@@ -7,6 +7,7 @@
 //! all: an emulator tuned to a good score says nothing about the model that its owner keeps.
 
 mod alignment;
+mod full;
 mod numbers;
 mod public;
 
@@ -107,7 +108,7 @@ impl OffSite {
         let owner = beside(loaded, (backend, weights), tuning, wiring, longest)?;
         let aligner = match &loaded.settings.emulator {
             Some(section) => {
-                let original = (Arc::clone(net.weights()), task);
+                let original = (Arc::clone(net.weights()), task, !net.wiring().bottlenecks.is_empty());
                 Aligner::new(loaded, section, &emulator, original, public)?
             }
             None => None,

@@ -243,6 +243,56 @@ pub(crate) fn safetensors_file(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
 }
 
+/// Values that no two tensors and no two layers share, so that bytes tell whose they are.
+pub(crate) fn distinct(tensors: &mut BTreeMap<String, Tensor>) {
+    for (name, (_, values)) in tensors.iter_mut() {
+        let own = name.bytes().fold(7_u32, |h, b| h.wrapping_mul(31).wrapping_add(u32::from(b)));
+        for (i, v) in values.iter_mut().enumerate() {
+            // no sequence of one tensor is, shifted, nearly that of another, which eight bits would not tell apart
+            let mut x = own ^ (i as u32).wrapping_mul(0x9e37_79b9);
+            x = (x ^ x >> 16).wrapping_mul(0x7feb_352d);
+            x = (x ^ x >> 15).wrapping_mul(0x846c_a68b);
+            let mixed = (x ^ x >> 16) >> 16;
+            *v = if name.contains("norm") { 1.0 } else { 0.4 * (mixed as f32 / 65_536.0 - 0.5) };
+        }
+    }
+}
+
+/// The beginning of a tensor in every element type and code that a program might write it in, by name.
+pub(crate) fn codes(values: &[f32]) -> Vec<(&'static str, Vec<u8>)> {
+    let first = &values[..8];
+    let bf16 = |v: f32| ((v.to_bits() + 0x7fff + (v.to_bits() >> 16 & 1)) >> 16) as u16;
+    // of normal numbers, which is all there are
+    let f16 = |v: f32| {
+        let (bits, sign) = (v.to_bits() & 0x7fff_ffff, (v.to_bits() >> 16 & 0x8000) as u16);
+        let rounded = bits + 0xfff + (bits >> 13 & 1);
+        sign | ((rounded >> 13) as i32 - (112 << 10)).max(0) as u16
+    };
+    let largest = |block: &[f32]| block.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+    let int8 = |block: usize| -> Vec<u8> {
+        let step = 127.0 / largest(&values[..block.min(values.len())]);
+        values[..24].iter().map(|v| (v * step).round_ties_even() as i8 as u8).collect()
+    };
+    let (low, high) = values.iter().fold((f32::MAX, f32::MIN), |(l, h), &v| (l.min(v), h.max(v)));
+    let uint8 =
+        values[..24].iter().map(|v| ((v - low) / (high - low) * 255.0).round_ties_even() as u8).collect();
+    vec![
+        ("f64", first.iter().flat_map(|&v| f64::from(v).to_le_bytes()).collect()),
+        ("f32", first.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        ("bf16", first.iter().flat_map(|&v| bf16(v).to_le_bytes()).collect()),
+        ("f16", first.iter().flat_map(|&v| f16(v).to_le_bytes()).collect()),
+        ("int8 of the tensor", int8(usize::MAX)),
+        ("int8 in blocks of 256", int8(256)),
+        ("int8 in blocks of 64", int8(64)),
+        ("uint8 from least to largest", uint8),
+    ]
+}
+
+/// Whether `needle` occurs in `bytes`.
+pub(crate) fn occurs(bytes: &[u8], needle: &[u8]) -> bool {
+    bytes.windows(needle.len()).any(|w| w == needle)
+}
+
 /// Everything under `dir` with its content, by relative path.
 pub(crate) fn snapshot(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     fn walk(root: &Path, dir: &Path, out: &mut BTreeMap<PathBuf, Vec<u8>>) {

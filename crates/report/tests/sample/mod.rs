@@ -422,7 +422,7 @@ fn distance(kl: f64) -> Distance {
 /// An alignment that brings unseen data from `before` to `after`, and its own to `seen`.
 pub fn alignment(before: f64, after: f64, seen: f64) -> Alignment {
     let [before, after, trained_on] = [before, after, seen].map(distance);
-    Alignment { before, after, trained_on, steps: 50, bytes: None, seconds: 3.5 }
+    Alignment { before, after, trained_on, steps: 50, bytes: None, seconds: Some(3.5) }
 }
 
 fn off_site(sick: Sick, metrics: &dyn Fn(f64, f64) -> Metrics) -> Option<OffSite> {

@@ -82,7 +82,7 @@ impl Aligner {
         loaded: &Loaded,
         section: &EmulatorSection,
         emulator: &antiphon_model::Emulator,
-        (original, task): (Arc<Weights<Cpu>>, Task),
+        (original, task, bottlenecks): (Arc<Weights<Cpu>>, Task, bool),
         public: Option<Public>,
     ) -> Result<Option<Self>, Failure> {
         use crate::session::Blame;
@@ -97,6 +97,11 @@ impl Aligner {
         };
         let (distill, again) =
             (check(&section.distill, "emulator.distill")?, check(&section.align, "emulator.align")?);
+        if section.aligns() && bottlenecks {
+            let why = "bottlenecks stand beside the model's tensors, and alignment puts the adapter into them: use `full` or \
+                       `lora`, or leave [emulator.distill] and [emulator.align] out";
+            return Err(loaded.source.blame("method", why));
+        }
         let Some(public) = public.filter(|_| !emulator.is_whole()) else { return Ok(None) };
         let wiring = emulator.wire_middle(original.spec(), task).fail(Kind::Internal)?;
         let mut phi = vec![0.0; wiring.schema.dim()];
@@ -147,7 +152,10 @@ impl Aligner {
     /// For a checkpoint.
     pub(crate) fn slot(&self) -> Result<Vec<u8>, Failure> {
         let state = self.state();
-        let head = serde_json::to_vec(&state.head).fail(Kind::Internal)?;
+        // equal states give equal bytes, however long they took
+        let distilled = state.head.distilled.map(|d| Record { seconds: None, ..d });
+        let head = Head { distilled, ..state.head.clone() };
+        let head = serde_json::to_vec(&head).fail(Kind::Internal)?;
         let vectors: &[&[f32]] =
             if state.exact == state.held { &[&state.held] } else { &[&state.held, &state.exact] };
         let mut out = Vec::with_capacity(8 + head.len() + 4 * vectors.len() * state.held.len());
@@ -343,7 +351,7 @@ impl Session {
             trained_on: distance(trained_on),
             steps: u64::from(how.steps),
             bytes,
-            seconds: begun.elapsed().as_secs_f64(),
+            seconds: Some(begun.elapsed().as_secs_f64()),
         })
     }
 }

@@ -1,35 +1,20 @@
-//! The five numbers of off-site tuning, and the federation on the whole model that the last of them needs.
+//! The five numbers of off-site tuning, together or not at all.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use antiphon_algo::{LocalWork, WorkError};
-use antiphon_core::{ClientId, Millis};
 use antiphon_kernels::Cpu;
-use antiphon_protocol::Record;
 use antiphon_report::{Evaluation, OffSite as Numbers};
-use antiphon_sim::{Config, Silent, Simulation, Start as Begin, WallClock, Workforce};
-use antiphon_tune::method::{self, Start};
-use antiphon_tune::{Client, Tuning};
+use antiphon_store::RunDir;
+use antiphon_tune::Tuning;
 
-use super::beside;
+use super::full::full;
 use crate::args::Part;
-use crate::error::{Fail, Failure, Kind};
+use crate::error::Failure;
 use crate::progress::Progress;
-use crate::session::{Blame, Outcome, Person, Session, execute};
-
-/// Every client of the fully tuned federation.
-struct Everyone(BTreeMap<ClientId, Client<Cpu>>);
-
-impl Workforce for Everyone {
-    fn hire(&self, client: ClientId, _worker: usize) -> Result<Box<dyn LocalWork + '_>, WorkError> {
-        self.0.get(&client).map(|c| Box::new(c) as Box<dyn LocalWork + '_>).ok_or(WorkError::NoData)
-    }
-}
+use crate::session::{Outcome, Session};
 
 /// The five numbers of a finished run; `None` where there is no emulator. `plugged_in` was measured already.
 pub(crate) fn numbers(
     session: &Session,
+    dir: &RunDir,
     outcome: &Outcome,
     plugged_in: &Evaluation,
     progress: &Progress,
@@ -48,7 +33,7 @@ pub(crate) fn numbers(
     };
     let emulator_tuned = on(&session.tuning, &outcome.theta)?;
     progress.stage("tuning the whole model for comparison");
-    let full = full(session, &offsite.owner)?;
+    let full = full(session, &offsite.owner, dir.layout().root(), progress)?;
     let indices = |list: &[usize]| list.iter().map(|&l| l as u64).collect();
     let disclosed = session.disclosed();
     Ok(Some(Numbers {
@@ -68,57 +53,4 @@ pub(crate) fn numbers(
         plugged_in: plugged_in.global.clone(),
         full: full.global,
     }))
-}
-
-/// The same federation with every client holding the whole model and the method on all of its layers: what off-site tuning
-/// gives up. In memory; nothing of it is kept but its score.
-fn full(session: &Session, owner: &Tuning<Cpu>) -> Result<Evaluation, Failure> {
-    let (file, base) = (session.file(), &session.base);
-    let method = method::build(&file.method).blame(&session.loaded, "method")?;
-    let wiring = Arc::new(method.wire(base.spec(), session.task).blame(&session.loaded, "method")?);
-    let encode = |text: &str| session.tokens.plain(text);
-    let start =
-        Start { spec: base.spec(), base: base.source(), tokenize: Some(&encode), seed: file.run.seed };
-    let theta = method.init(&wiring, &start).blame(&session.loaded, "method")?;
-    let aggregation = file.aggregation.plan().blame(&session.loaded, "aggregation")?;
-    let plan = aggregation.check(&wiring.schema).blame(&session.loaded, "aggregation")?;
-    let longest = session.tuning.net().limits().max_len;
-    // the owner's model is in memory already; nothing of it is written
-    let whole = (Arc::new(Cpu::serial()), Arc::clone(owner.net().weights()));
-    let tuning = Arc::new(beside(&session.loaded, whole, &session.tuning, wiring, longest)?);
-    let client = |p: &Person| {
-        Client::new(Arc::clone(&tuning), p.id, Arc::clone(&p.train.sequences), p.train.examples)
-            .fail_at(Kind::Data, format_args!("`{}`", p.name))
-            .map(|c| (p.id, c))
-    };
-    let everyone = Everyone(session.people.iter().map(client).collect::<Result<_, _>>()?);
-    let clock = WallClock::starting_at(Millis(0));
-    let mut simulation = Simulation {
-        config: Config {
-            plan,
-            policy: session.policy.clone(),
-            roster: session.people.iter().map(|p| p.id).collect(),
-            seed: file.run.seed,
-            workers: session.workers,
-            call_attempts: 1,
-            restarts: 0,
-            keep_updates: false,
-        },
-        server: antiphon_algo::server_step(&file.server).fail(Kind::Settings)?,
-        noise: None,
-        clock: &clock,
-        faults: None,
-    };
-    let mut log: Vec<Record> = Vec::new();
-    let end = simulation
-        .run(Begin::fresh(theta), &everyone, &mut Silent, &mut log, &session.stop)
-        .map_err(|e| execute::failure(&e))?;
-    if end.next.0 < session.policy.num_rounds {
-        return Err(if end.ending.is_none() {
-            Failure::new(Kind::Interrupted, "stopped")
-        } else {
-            Failure::new(Kind::Federation, "the fully tuned model for comparison lost too many clients")
-        });
-    }
-    session.evaluate_on(&tuning, &end.theta, Part::Test)
 }
