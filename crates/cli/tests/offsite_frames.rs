@@ -108,11 +108,16 @@ fn no_withheld_tensor_crosses_the_wire() {
             let id = peer.id();
             let client = Client::new(Arc::clone(&tuning), id, Arc::clone(&sequences), 4).unwrap();
             let mut wire = Kept { inner: &server, frames: &frames };
-            let mut link = Framed { id, wire: &mut wire, meter: &meter, theta_bytes: 4 * theta.len() };
+            let mut link =
+                Framed { id, wire: &mut wire, meter: &meter, theta_bytes: 4 * theta.len(), sparse: false };
             run_session(peer, &mut link, &mut &client, &mut plan.slots(), &mut Vec::new()).unwrap();
         }
     }
     let mut sent = frames.into_inner().unwrap();
+
+    let updates = sent.iter().filter(|f| f.len() > 4 * theta.len()).count();
+    // work down and an update up for every client
+    assert_eq!(updates, 2 * CLIENTS as usize, "of {} frames", sent.len());
 
     // and the emulator's changes, in every code
     let middle = emulator.wire_middle(&spec, Task::CausalLm).unwrap();
@@ -127,9 +132,6 @@ fn no_withheld_tensor_crosses_the_wire() {
         sent.push(Update::encode(made, 1, codec, &vec![0.0; held.len()], &now));
     }
 
-    let updates = sent.iter().filter(|f| f.len() > 4 * theta.len()).count();
-    // work down and an update up for every client
-    assert_eq!(updates, 2 * CLIENTS as usize, "of {} frames", sent.len());
     let of =
         |name: &str, layers: &[usize]| layers.iter().any(|l| name.starts_with(&format!("model.layers.{l}.")));
     let (mut looked, mut found) = (0, 0);

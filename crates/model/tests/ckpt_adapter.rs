@@ -156,7 +156,13 @@ fn derived_settings_name_the_modules_shortly_and_exactly() {
     let all = |proj| [(0, proj), (1, proj)];
     let (_, llama) = golden("llama_lora");
     assert_eq!(names(&llama, &[all(Proj::Q), all(Proj::V)].concat()), ["q_proj", "v_proj"]);
-    assert_eq!(names(&llama, &[(1, Proj::Q)]), ["model.layers.1.self_attn.q_proj"]);
+    // of one layer, by its number beside the name
+    assert_eq!(names(&llama, &[(1, Proj::Q)]), ["q_proj"]);
+    let layers = |sites: &[_]| LoraSettings::derive(&llama, &wired(&llama, sites).0).layers_to_transform;
+    assert_eq!(layers(&[(1, Proj::Q), (1, Proj::V)]), Some(vec![1]));
+    // unless the layers have different modules
+    assert_eq!(layers(&[(0, Proj::Q), (1, Proj::V)]), None);
+    assert_eq!(layers(&all(Proj::Q)), None);
     let (_, gpt2) = golden("gpt2_rslora_cls");
     assert_eq!(names(&gpt2, &all(Proj::O)), ["attn.c_proj"]);
     assert_eq!(names(&gpt2, &[all(Proj::O), all(Proj::Down)].concat()), ["c_proj"]);

@@ -214,7 +214,10 @@ impl Method for Lora {
             Targets::Names(list) if finds_only(spec, list) => {
                 (adapter::Targets::Names(list.clone()), self.layers_to_transform.clone())
             }
-            _ => (LoraSettings::derive(spec, wiring).target_modules, None),
+            _ => {
+                let derived = LoraSettings::derive(spec, wiring);
+                (derived.target_modules, derived.layers_to_transform)
+            }
         };
         Export::Adapter(Some(LoraSettings {
             r: self.lora_r,
