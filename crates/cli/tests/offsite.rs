@@ -306,3 +306,40 @@ fn the_comparison_goes_on_where_it_was_killed() {
     assert_eq!(toy.read("killed/full/metrics.jsonl").lines().count(), 12);
     assert!(begun("summary.json") && !begun("blobs") && !begun("rounds"));
 }
+
+#[test]
+fn a_quantised_emulator_is_the_model_but_for_rounding_and_takes_fewer_bytes() {
+    let toy = toy(|_| ());
+    let whole = "emulator.drop_rate=0.0";
+    let planned = |dtype: &[&str]| -> f64 {
+        let plan = toy.antiphon(&[&["plan", "run.toml", "--json", whole], dtype].concat());
+        let plan: Value = serde_json::from_str(&plan.out).unwrap();
+        plan["off_site"]["sent_once"].as_f64().unwrap()
+    };
+    let stored = planned(&[]);
+    for (dtype, most) in [("int8", 0.7), ("nf4", 0.6)] {
+        let set = format!("emulator.dtype={dtype}");
+        toy.run(dtype, &[whole, &set]);
+        let o = &summary(&toy, dtype)["off_site"];
+        let [base, emulator] = ["zero_shot", "emulator_zero_shot"].map(|n| o[n]["loss"].as_f64().unwrap());
+        assert!(base != emulator && (base - emulator).abs() < 0.05 * base, "{dtype}: {base} {emulator}");
+        // the maps of four of six layers are in codes, and the embeddings are not
+        let bytes = planned(&[&set]);
+        assert!(bytes < most * stored, "{dtype}: {bytes} of {stored}");
+    }
+}
+
+#[test]
+fn a_dtype_that_is_none_or_has_nothing_frozen_is_refused() {
+    let toy = toy(|_| ());
+    let refused = |set: &[&str], words: &[&str]| {
+        toy.antiphon(&[&["plan", "run.toml"], set].concat()).says(3, words);
+    };
+    refused(&["emulator.dtype=int4"], &["int4", "int8", "nf4"]);
+    let distill = "emulator.distill={steps=1,learning_rate=1e-3,micro_batch_size=1,hidden=1.0}";
+    let public = "emulator.public={share=0.2}";
+    refused(
+        &["emulator.dtype=int8", distill, public],
+        &["emulator.dtype", "emulator.distill", "emulator.send"],
+    );
+}

@@ -11,7 +11,7 @@
 //! The blocks that stay of the middle may then be trained to stand for all of it: `middle`, and `update` for what clients are
 //! sent of that.
 //!
-//! Deliberately missing: quantised emulators, blocks chosen by measured importance.
+//! Deliberately missing: blocks chosen by measured importance.
 
 mod federatedscope;
 mod middle;

@@ -271,13 +271,15 @@ fn held(session: &Session) -> Option<String> {
     let emulator = &session.offsite.as_ref()?.emulator;
     let list = |layers: &[usize]| layers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let disclosed = session.disclosed();
+    let dtype = session.file().emulator.as_ref().and_then(|e| e.dtype);
     Some(format!(
-        "layers {}, embeddings and head: {} scalars, {:.1} % as many as the model has, {} to each client once and not \
+        "layers {}, embeddings and head: {} scalars, {:.1} % as many as the model has, {} to each client once{} and not \
          below; they train layers {}; layers {} stay with the owner",
         list(emulator.kept()),
         count(disclosed.held),
         100.0 * disclosed.share(),
         bytes(disclosed.sent_once as f64),
+        dtype.map_or_else(String::new, |d| format!(" (the frozen layers' maps in {})", d.code())),
         list(emulator.adapter()),
         if emulator.withheld().is_empty() { "none".to_owned() } else { list(&emulator.withheld()) }
     ))

@@ -20,6 +20,9 @@ pub struct EmulatorSection {
     pub drop_rate: f64,
     /// Which blocks stay: a table with an `id`.
     pub rule: toml::Table,
+    /// How the middle's linear maps are stored at clients and sent to them: `int8` or `nf4`. Absent: as in the checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<antiphon_model::EmulatorDtype>,
     /// What the owner aligns the emulator on; needed by `distill` and `align`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public: Option<PublicSettings>,
@@ -89,6 +92,12 @@ impl EmulatorSection {
                 );
             }
             _ => {}
+        }
+        if self.dtype.is_some() && self.aligns() {
+            return refuse(
+                "emulator.dtype stores a middle that nobody trains, and [emulator.distill] or [emulator.align] train it: \
+                 leave one of them out; `emulator.send = \"int8\"` sends the changes of an alignment in fewer bytes",
+            );
         }
         let Some(public) = &self.public else {
             if self.aligns() {

@@ -144,7 +144,9 @@ impl Session {
                 Failure::new(Kind::Internal, format_args!("the emulator keeps layer {layer} of the base"))
             })?,
         };
-        let weights = Weights::load(&*backend, &spec, task, base.source()).fail(Kind::Model)?;
+        let quantised = division.as_ref().and_then(|e| offsite::quantised(file, &base, &spec, e));
+        let source = quantised.as_ref().map_or(base.source(), |q| q);
+        let weights = Weights::load(&*backend, &spec, task, source).fail(Kind::Model)?;
         let trained = trained.map(|dir| read_adapter(dir, &base, task, &gathered.labels)).transpose()?;
         let wiring = match &trained {
             Some(adapter) => Arc::new(adapter.wiring.clone()),

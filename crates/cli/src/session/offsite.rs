@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use antiphon_data::Sequence;
 use antiphon_kernels::{Cpu, FrozenData};
-use antiphon_model::{Base, Emulator, Net, Weights, Wiring};
+use antiphon_model::{Base, Emulator, Net, QuantisedSource, Spec, Weights, Wiring};
 use antiphon_tune::method;
 use antiphon_tune::{Method, Tuning};
 
@@ -28,7 +28,7 @@ use super::clients::Person;
 use super::{Blame, Session, Tokens, recipe};
 use crate::error::{Fail, Failure, Kind};
 use crate::machine;
-use crate::runfile::{HeadSharing, Loaded};
+use crate::runfile::{HeadSharing, Loaded, RunFile};
 
 /// peft's key that puts a method on some layers.
 const LAYERS: &str = "layers_to_transform";
@@ -76,6 +76,17 @@ pub(super) fn divide(loaded: &Loaded, base: &Base) -> Result<Option<Divided>, Fa
             refuse("method", &why)
         }
     }
+}
+
+/// The emulator's tensors as clients hold them, where that is not as the checkpoint has them.
+pub(super) fn quantised<'a>(
+    file: &RunFile,
+    base: &'a Base,
+    spec: &Spec,
+    emulator: &Emulator,
+) -> Option<QuantisedSource<'a>> {
+    let dtype = file.emulator.as_ref()?.dtype?;
+    Some(QuantisedSource::new(base.source(), dtype.code(), spec, emulator.adapter()))
 }
 
 impl OffSite {
@@ -185,6 +196,9 @@ impl Session {
     /// Bytes of the emulator as a client gets it before its first round: tensors as the checkpoint stores them, those of a
     /// distilled middle in four bytes a scalar.
     fn emulator_bytes(&self) -> u64 {
+        if self.file().emulator.as_ref().is_some_and(|e| e.dtype.is_some()) {
+            return self.tuning.net().weights().bytes() as u64;
+        }
         let distilled = self.file().emulator.as_ref().is_some_and(|e| e.distill.is_some());
         let middle = self.offsite.as_ref().map(|o| o.emulator.middle()).unwrap_or_default();
         let spec = self.spec();
