@@ -182,10 +182,16 @@ fn the_slow_are_let_go() {
 fn a_request_over_its_time_is_answered_and_leaves_nothing_behind() {
     let server = start(Settings { request_timeout: Duration::ZERO, ..settings() });
     let body = with_model(&json!({ "prompt": "a", "n": 8, "max_tokens": 40, "ignore_eos": true }));
+    let mut late = 0;
     for _ in 0..20 {
         let answer = post(server.address(), COMPLETIONS, &body);
-        assert_eq!((answer.status, &answer.json()["error"]["type"]), (408, &json!("timeout_error")));
+        // an answer that is there when the clock is first looked at is given
+        if answer.status != 200 {
+            assert_eq!((answer.status, &answer.json()["error"]["type"]), (408, &json!("timeout_error")));
+            late += 1;
+        }
     }
+    assert!(late > 0, "20 answers in no time at all");
     // returns only when the engine has nothing left
     server.stop();
 }
