@@ -47,7 +47,7 @@ pub enum Command {
     Bench(Bench),
     /// Read a run and say what is wrong with it, with evidence and a change to try.
     Doctor(Doctor),
-    /// Recompute a run of [scalars] from what its clients delivered.
+    /// Recompute a run of `[scalars]` from what its clients delivered.
     Audit(Audit),
     /// Print a completion script for a shell.
     Completions(Completions),
