@@ -172,7 +172,7 @@ fn the_replica_arrives_where_the_client_did() {
         // the same directions by hand, in binary64
         let net = w.tuning.net();
         let schema = &net.wiring().schema;
-        let noise = Perturbation::new(schema, w.scalars.law());
+        let noise = Perturbation::new(schema, w.scalars.frame().law);
         let mut by_hand: Vec<f64> = w.theta.iter().map(|v| f64::from(*v)).collect();
         let mut notebook = w.scalars.begin(&replica.start(), Round(2), ClientId(3)).unwrap();
         let mut seeds = Vec::new();
@@ -192,7 +192,7 @@ fn the_replica_arrives_where_the_client_did() {
                 noise.at(seed, 1.0).apply(&cpu, &mut z);
                 let mut host = vec![0.0; by_hand.len()];
                 cpu.download(Src::new(&z, 0, host.len()), &mut host).unwrap();
-                let moved = w.scalars.unit() * slope(seed);
+                let moved = w.scalars.frame().unit * slope(seed);
                 by_hand.iter_mut().zip(&host).for_each(|(w, z)| *w += moved * f64::from(*z));
             }
         }

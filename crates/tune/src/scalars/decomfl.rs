@@ -11,18 +11,15 @@
 //!
 //! Deliberately missing: momentum, which the paper refuses too.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use antiphon_core::registry::{self, Entry};
 use antiphon_core::{ClientId, Purpose, Round, Schema, Stream};
-use antiphon_kernels::Law;
 use serde::{Deserialize, Serialize};
 
 use super::fedkseed::less;
 use super::{
-    Directions, Method, Notebook, Scalars, ScalarsError, Terms, equal_steps, fits, forward_only, schema,
-    whole,
+    Directions, Frame, Method, Notebook, Scalars, ScalarsError, Terms, equal_steps, fits, forward_only,
 };
 use crate::settings::complete;
 use crate::tuning::Recipe;
@@ -49,11 +46,13 @@ impl Method for DeComFl {
         let steps = equal_steps(ENTRY.id, recipe)?;
         let row = steps as usize * directions as usize;
         Ok(Arc::new(Prepared {
-            schema: schema(&[("decomfl.slopes", &[recipe.rounds as usize, row])])?,
+            frame: Frame::forward_only(
+                &[("decomfl.slopes", &[recipe.rounds as usize, row])],
+                trained,
+                recipe,
+                recipe.train.learning_rate / f64::from(directions),
+            )?,
             run: recipe.seed,
-            unit: -recipe.train.learning_rate / f64::from(directions),
-            law: recipe.estimator.law().unwrap_or(Law::Gaussian),
-            blocks: whole(trained),
             rounds: recipe.rounds,
             directions: u64::from(directions),
             row,
@@ -67,11 +66,8 @@ impl Method for DeComFl {
 
 #[derive(Debug)]
 struct Prepared {
-    schema: Schema,
+    frame: Frame,
     run: u64,
-    unit: f64,
-    law: Law,
-    blocks: Vec<Range<usize>>,
     rounds: u32,
     directions: u64,
     /// Scalars of a round.
@@ -86,24 +82,12 @@ impl Prepared {
 }
 
 impl Scalars for Prepared {
-    fn schema(&self) -> &Schema {
-        &self.schema
-    }
-
-    fn unit(&self) -> f64 {
-        self.unit
-    }
-
-    fn law(&self) -> Law {
-        self.law
-    }
-
-    fn blocks(&self) -> &[Range<usize>] {
-        &self.blocks
+    fn frame(&self) -> &Frame {
+        &self.frame
     }
 
     fn terms(&self, state: &[f32]) -> Result<Terms, ScalarsError> {
-        fits(&self.schema, state)?;
+        fits(self.schema(), state)?;
         let mut terms = Terms::default();
         for (round, row) in (0..self.rounds).zip(state.chunks(self.row)) {
             // rounds to come have no directions yet
@@ -151,7 +135,7 @@ impl Notebook for Notes<'_> {
     }
 
     fn close(self: Box<Self>, _: &[f32], _: &dyn Directions) -> Result<Vec<f32>, ScalarsError> {
-        let mut out = vec![0.0; self.prepared.schema.dim()];
+        let mut out = vec![0.0; self.prepared.schema().dim()];
         let first = self.round.0 as usize * self.prepared.row;
         out[first..][..self.prepared.row].iter_mut().zip(&self.found).for_each(|(o, g)| *o = less(*g));
         Ok(out)

@@ -11,16 +11,14 @@
 //!
 //! Deliberately missing: weight decay (the reference applies it once a seed instead of once a step).
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use antiphon_core::registry::{self, ConfigError, Entry};
 use antiphon_core::{ClientId, Round, Schema, Stream};
-use antiphon_kernels::Law;
 use serde::{Deserialize, Serialize};
 
 use super::pool::Pool;
-use super::{Directions, Method, Notebook, Scalars, ScalarsError, Terms, fits, forward_only, schema, whole};
+use super::{Directions, Frame, Method, Notebook, Scalars, ScalarsError, Terms, fits, forward_only};
 use crate::settings::{complete, expect};
 use crate::tuning::Recipe;
 
@@ -69,10 +67,12 @@ impl Method for FedKSeed {
         let directions = forward_only(ENTRY.id, recipe)?;
         Ok(Arc::new(Prepared {
             pool: Pool::new(recipe.seed, self.seeds),
-            schema: schema(&[("fedkseed.slopes", &[self.seeds])])?,
-            unit: -recipe.train.learning_rate,
-            law: recipe.estimator.law().unwrap_or(Law::Gaussian),
-            blocks: whole(trained),
+            frame: Frame::forward_only(
+                &[("fedkseed.slopes", &[self.seeds])],
+                trained,
+                recipe,
+                recipe.train.learning_rate,
+            )?,
             directions,
         }))
     }
@@ -85,32 +85,17 @@ impl Method for FedKSeed {
 #[derive(Debug)]
 struct Prepared {
     pool: Pool,
-    schema: Schema,
-    unit: f64,
-    law: Law,
-    blocks: Vec<Range<usize>>,
+    frame: Frame,
     directions: u32,
 }
 
 impl Scalars for Prepared {
-    fn schema(&self) -> &Schema {
-        &self.schema
-    }
-
-    fn unit(&self) -> f64 {
-        self.unit
-    }
-
-    fn law(&self) -> Law {
-        self.law
-    }
-
-    fn blocks(&self) -> &[Range<usize>] {
-        &self.blocks
+    fn frame(&self) -> &Frame {
+        &self.frame
     }
 
     fn terms(&self, state: &[f32]) -> Result<Terms, ScalarsError> {
-        fits(&self.schema, state)?;
+        fits(self.schema(), state)?;
         slopes(&self.pool, state)
     }
 

@@ -10,17 +10,15 @@
 //!
 //! Deliberately missing: the exact histories, which would grow without bound.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use antiphon_core::registry::{self, ConfigError, Entry};
 use antiphon_core::{ClientId, Round, Schema, Stream};
-use antiphon_kernels::Law;
 use serde::{Deserialize, Serialize};
 
 use super::fedkseed::{check_pool, less, pool_size, slopes};
 use super::pool::Pool;
-use super::{Directions, Method, Notebook, Scalars, ScalarsError, Terms, fits, forward_only, schema, whole};
+use super::{Directions, Frame, Method, Notebook, Scalars, ScalarsError, Terms, fits, forward_only};
 use crate::settings::{complete, expect};
 use crate::tuning::Recipe;
 
@@ -67,10 +65,12 @@ impl Method for FedKSeedPro {
         let names = ["fedkseed_pro.slopes", "fedkseed_pro.magnitudes", "fedkseed_pro.counts"];
         Ok(Arc::new(Prepared {
             pool: Pool::new(recipe.seed, k),
-            schema: schema(&names.map(|name| (name, std::slice::from_ref(&k))))?,
-            unit: -recipe.train.learning_rate,
-            law: recipe.estimator.law().unwrap_or(Law::Gaussian),
-            blocks: whole(trained),
+            frame: Frame::forward_only(
+                &names.map(|name| (name, std::slice::from_ref(&k))),
+                trained,
+                recipe,
+                recipe.train.learning_rate,
+            )?,
             directions,
             cut: self.max_magnitude,
         }))
@@ -84,33 +84,18 @@ impl Method for FedKSeedPro {
 #[derive(Debug)]
 struct Prepared {
     pool: Pool,
-    schema: Schema,
-    unit: f64,
-    law: Law,
-    blocks: Vec<Range<usize>>,
+    frame: Frame,
     directions: u32,
     cut: f64,
 }
 
 impl Scalars for Prepared {
-    fn schema(&self) -> &Schema {
-        &self.schema
-    }
-
-    fn unit(&self) -> f64 {
-        self.unit
-    }
-
-    fn law(&self) -> Law {
-        self.law
-    }
-
-    fn blocks(&self) -> &[Range<usize>] {
-        &self.blocks
+    fn frame(&self) -> &Frame {
+        &self.frame
     }
 
     fn terms(&self, state: &[f32]) -> Result<Terms, ScalarsError> {
-        fits(&self.schema, state)?;
+        fits(self.schema(), state)?;
         slopes(&self.pool, &state[..self.pool.len()])
     }
 
@@ -120,7 +105,7 @@ impl Scalars for Prepared {
         round: Round,
         client: ClientId,
     ) -> Result<Box<dyn Notebook + '_>, ScalarsError> {
-        fits(&self.schema, state)?;
+        fits(self.schema(), state)?;
         Ok(Box::new(Notes {
             prepared: self,
             draws: self.pool.draws(round, client),

@@ -25,7 +25,7 @@ use antiphon_kernels::Law;
 use serde::{Deserialize, Serialize};
 
 use super::fedkseed::less;
-use super::{Directions, Method, Notebook, Scalars, ScalarsError, Terms, fits, schema};
+use super::{Directions, Frame, Method, Notebook, Scalars, ScalarsError, Terms, fits, schema};
 use crate::settings::{StatePolicy, complete, expect};
 use crate::tuning::Recipe;
 
@@ -77,12 +77,15 @@ impl Method for Ferret {
         let enough = self.coordinates >= LEAST * blocks.len();
         expect(method, "coordinates", self.coordinates as f64, &expected, enough)?;
         Ok(Arc::new(Prepared {
-            schema: schema(&[("ferret.coordinates", &[recipe.rounds as usize, self.coordinates])])?,
+            frame: Frame {
+                schema: schema(&[("ferret.coordinates", &[recipe.rounds as usize, self.coordinates])])?,
+                unit: -recipe.train.learning_rate,
+                law: Law::Gaussian,
+                blocks,
+            },
             run: recipe.seed,
-            learning_rate: recipe.train.learning_rate,
             rounds: recipe.rounds,
             row: self.coordinates,
-            blocks,
         }))
     }
 
@@ -93,13 +96,11 @@ impl Method for Ferret {
 
 #[derive(Debug)]
 struct Prepared {
-    schema: Schema,
+    frame: Frame,
     run: u64,
-    learning_rate: f64,
     rounds: u32,
     /// Scalars of a round.
     row: usize,
-    blocks: Vec<Range<usize>>,
 }
 
 impl Prepared {
@@ -110,7 +111,7 @@ impl Prepared {
 
     /// Directions of each block in the round after the one with this row and these shares; the first has no row before it.
     fn shares(&self, before: Option<(&[f32], &[usize])>) -> Vec<usize> {
-        let even = vec![1.0; self.blocks.len()];
+        let even = vec![1.0; self.frame.blocks.len()];
         let Some((row, shares)) = before else { return shared_out(self.row, &even) };
         let mut rest = row;
         let mut norm = |n: &usize| {
@@ -152,24 +153,12 @@ fn block_of(shares: &[usize]) -> impl Iterator<Item = u32> + '_ {
 }
 
 impl Scalars for Prepared {
-    fn schema(&self) -> &Schema {
-        &self.schema
-    }
-
-    fn unit(&self) -> f64 {
-        -self.learning_rate
-    }
-
-    fn law(&self) -> Law {
-        Law::Gaussian
-    }
-
-    fn blocks(&self) -> &[Range<usize>] {
-        &self.blocks
+    fn frame(&self) -> &Frame {
+        &self.frame
     }
 
     fn terms(&self, state: &[f32]) -> Result<Terms, ScalarsError> {
-        fits(&self.schema, state)?;
+        fits(self.schema(), state)?;
         let mut terms = Terms::default();
         let mut shares = self.shares(None);
         for (round, row) in (0..self.rounds).zip(state.chunks(self.row)) {
@@ -190,7 +179,7 @@ impl Scalars for Prepared {
         round: Round,
         _: ClientId,
     ) -> Result<Box<dyn Notebook + '_>, ScalarsError> {
-        fits(&self.schema, state)?;
+        fits(self.schema(), state)?;
         if round.0 >= self.rounds {
             return Err(ScalarsError::Round { round, rounds: self.rounds });
         }
@@ -218,13 +207,13 @@ impl Notebook for Notes<'_> {
     fn close(self: Box<Self>, moved: &[f32], along: &dyn Directions) -> Result<Vec<f32>, ScalarsError> {
         let p = self.prepared;
         let seeds = p.seeds(self.round);
-        let mut out = vec![0.0; p.schema.dim()];
+        let mut out = vec![0.0; p.schema().dim()];
         let first = self.round.0 as usize * p.row;
         for (i, block) in block_of(&self.shares).enumerate() {
             let n = self.shares[block as usize] as f64;
-            let range = p.blocks[block as usize].clone();
+            let range = p.frame.blocks[block as usize].clone();
             let seen = along.dot(seeds.word_pair(i as u64), range, moved)?;
-            out[first + i] = less(seen / (n * p.learning_rate));
+            out[first + i] = less(seen / (n * -p.frame.unit));
         }
         Ok(out)
     }

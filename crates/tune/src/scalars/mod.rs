@@ -70,17 +70,13 @@ pub trait Method: fmt::Debug + Send + Sync {
 /// Laws, checked for every registry entry: the replica of the first state is `w₀` to the bit; a replica that has seen other
 /// states gives the bits of one that has not; two clients that start from one state start from the same bits.
 pub trait Scalars: fmt::Debug + Send + Sync {
+    /// What the state is made of and how far its numbers reach.
+    fn frame(&self) -> &Frame;
+
     /// Of the state.
-    fn schema(&self) -> &Schema;
-
-    /// What the weights move by for each unit of a coefficient, along its direction.
-    fn unit(&self) -> f64;
-
-    /// Of the directions.
-    fn law(&self) -> Law;
-
-    /// The parts of the trainable vector along which a direction may lie alone; whole tensors.
-    fn blocks(&self) -> &[Range<usize>];
+    fn schema(&self) -> &Schema {
+        &self.frame().schema
+    }
 
     /// What the state stands for.
     fn terms(&self, state: &[f32]) -> Result<Terms, ScalarsError>;
@@ -95,6 +91,34 @@ pub trait Scalars: fmt::Debug + Send + Sync {
 
     /// Coordinates of an update that are not zero, at most, for a client that takes `steps` local steps.
     fn most_sent(&self, steps: u32) -> usize;
+}
+
+/// What a state is made of and how far its numbers reach, the same for a whole run.
+#[derive(Debug)]
+pub struct Frame {
+    /// Of the state.
+    pub schema: Schema,
+    /// What the weights move by for each unit of a coefficient, along its direction.
+    pub unit: f64,
+    /// Of the directions.
+    pub law: Law,
+    /// The parts of the trainable vector along which a direction may lie alone; whole tensors.
+    pub blocks: Vec<Range<usize>>,
+}
+
+impl Frame {
+    /// Of a forward-only method: directions of the recipe's estimator that lie in the whole of `trained`, and weights that move
+    /// by `unit` against a slope.
+    fn forward_only(
+        tensors: &[(&str, &[usize])],
+        trained: &Schema,
+        recipe: &Recipe,
+        unit: f64,
+    ) -> Result<Self, ScalarsError> {
+        let law = recipe.estimator.law().unwrap_or(Law::Gaussian);
+        let blocks = std::iter::once(0..trained.dim()).collect();
+        Ok(Self { schema: schema(tensors)?, unit: -unit, law, blocks })
+    }
 }
 
 /// A client's notes of one round.
@@ -224,11 +248,6 @@ fn fits(schema: &Schema, state: &[f32]) -> Result<(), ScalarsError> {
 fn schema(tensors: &[(&str, &[usize])]) -> Result<Schema, ScalarsError> {
     let spec = |(name, shape): &(&str, &[usize])| TensorSpec { name: (*name).into(), shape: shape.to_vec() };
     Ok(Schema::new(tensors.iter().map(spec).collect())?)
-}
-
-/// One block: directions lie in the whole vector.
-fn whole(trained: &Schema) -> Vec<Range<usize>> {
-    std::iter::once(0..trained.dim()).collect()
 }
 
 /// Refuses steps that are not `θ ← θ - lr g z` with a learning rate that never changes; gives the directions of a step.

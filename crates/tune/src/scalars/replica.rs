@@ -71,7 +71,7 @@ impl<B: Backend> Replica<B> {
         threads: usize,
     ) -> Self {
         let held = Held::first(&origin, vec![0.0; scalars.schema().dim()]);
-        let noise = Perturbation::new(trained, scalars.law());
+        let noise = Perturbation::new(trained, scalars.frame().law);
         Self { backend, scalars, noise, origin, threads: threads.max(1), held: Mutex::new(held) }
     }
 
@@ -101,7 +101,7 @@ impl<B: Backend> Replica<B> {
             *held = Held::first(&self.origin, self.start());
             return Err(e);
         }
-        let step = self.scalars.unit() * fixed::STEP;
+        let step = self.scalars.frame().unit * fixed::STEP;
         let weight = |(w, s): (&f32, &i64)| (f64::from(*w) + step * *s as f64) as f32;
         held.weights = self.origin.iter().zip(&held.sums).map(weight).collect();
         held.terms = terms;
@@ -138,7 +138,7 @@ impl<B: Backend> Replica<B> {
     fn pieces<'a>(&self, mut sums: &'a mut [i64]) -> Vec<Piece<'a>> {
         let mut out = Vec::new();
         for (range, noise) in self.noise.tensors() {
-            let block = self.scalars.blocks().partition_point(|b| b.end <= range.start) as u32;
+            let block = self.scalars.frame().blocks.partition_point(|b| b.end <= range.start) as u32;
             let (own, rest) = sums.split_at_mut(range.len());
             sums = rest;
             for (i, sums) in own.chunks_mut(PIECE).enumerate() {
