@@ -49,10 +49,11 @@ pub(crate) fn read(bytes: &[u8]) -> Result<(Vec<usize>, Vec<f32>), TorchError> {
     let size = if tensor.kind == "FloatStorage" { 4 } else { 2 };
     let needed = count.and_then(|n| n.checked_mul(size));
     let Some(data) = needed.and_then(|n| data.get(..n)) else { return Err(wrong(data.len())(shape)) };
-    let mut expected = 1;
+    // a shape with a zero in it may have any other sizes, and strides that no number holds
+    let mut expected = Some(1_usize);
     let contiguous = shape.iter().zip(&tensor.strides).rev().all(|(d, s)| {
-        let ok = *s == expected || *d == 1;
-        expected *= d;
+        let ok = Some(*s) == expected || *d == 1;
+        expected = expected.and_then(|e| e.checked_mul(*d));
         ok
     });
     if !contiguous || tensor.strides.len() != shape.len() {
