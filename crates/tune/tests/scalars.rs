@@ -416,7 +416,8 @@ impl Step for Quadratic<'_> {
     }
 }
 
-/// One run of `tests/golden/scalars.py`: the draws and directions that this crate makes, and what numpy makes of them.
+/// One run of `tests/golden/scalars.py`: the draws and directions that this crate makes (`examples/scalar_inputs.rs`), and what
+/// numpy makes of them.
 #[derive(Debug, Deserialize)]
 struct Golden {
     scalars: String,
@@ -535,59 +536,4 @@ fn wild_directions_are_skipped_where_asked() {
     assert!((w[0] - 0.1 * 6.0 / 2.0).abs() < 1e-6 && rows == 1, "{w:?}");
     let (slopes, w, rows) = take(&careful, vec![100, 100]);
     assert_eq!((slopes, w, rows), (vec![0.0; 2], vec![0.0; 3], 0));
-}
-
-/// Prints what `tests/golden/scalars.py` reads.
-#[test]
-#[ignore = "a generator: prints the inputs of tests/golden/scalars.py"]
-fn inputs() {
-    let (a, start): (Vec<f64>, Vec<f64>) =
-        (0..6).map(|i| (1.0 + f64::from(i), 0.25 * f64::from(i) - 0.5)).unzip();
-    let (clients, steps, rounds) = (3_u64, 4_u32, 3_u32);
-    let spec = TensorSpec { name: "w".into(), shape: vec![a.len()] };
-    let schema = Schema::new(vec![spec]).unwrap();
-    let train = format!("learning_rate=0.02\nmicro_batch_size=1\nlocal_steps={steps}\nmax_grad_norm=0");
-    let noise = Perturbation::new(&schema, Law::Gaussian);
-    let cpu = Cpu::serial();
-    let run = |(scalars_text, estimator, two_point): (&str, &str, bool)| {
-        let method = scalars::build(&scalars_text.parse().unwrap()).unwrap();
-        let scalars = method.prepare(&schema, &recipe(estimator, SGD, &train)).unwrap();
-        let zero = vec![0.0; scalars.schema().dim()];
-        let mut z = serde_json::Map::new();
-        let mut drawn = |round: u32, id: u64| -> Vec<Vec<String>> {
-            let mut notebook = scalars.begin(&zero, Round(round), ClientId(id)).unwrap();
-            let mut seeds = Vec::new();
-            (0..steps)
-                .map(|step| {
-                    notebook.draw(step, &mut seeds);
-                    for seed in &seeds {
-                        let mut buffer = cpu.alloc(a.len()).unwrap();
-                        noise.at(*seed, 1.0).apply(&cpu, &mut buffer);
-                        let mut host = vec![0.0; a.len()];
-                        cpu.download(Src::new(&buffer, 0, host.len()), &mut host).unwrap();
-                        let wide: Vec<f64> = host.into_iter().map(f64::from).collect();
-                        z.insert(seed.to_string(), serde_json::json!(wide));
-                    }
-                    seeds.iter().map(u64::to_string).collect()
-                })
-                .collect()
-        };
-        let seeds: Vec<Vec<Vec<Vec<String>>>> =
-            (0..rounds).map(|r| (0..clients).map(|c| drawn(r, c)).collect()).collect();
-        let mut stream = Stream::keyed(1, Purpose::Perturbation, None, None, "pool");
-        let pool: Vec<String> = (0..8).map(|_| stream.next_u64().to_string()).collect();
-        serde_json::json!({ "scalars": scalars_text, "estimator": estimator, "epsilon": 1e-3, "two_point": two_point,
-            "seeds": seeds, "z": z, "pool": pool })
-    };
-    let runs: Vec<_> = [
-        ("id='fedkseed'\nseeds=8", "id='zeroth_order'\nepsilon=1e-3", true),
-        ("id='decomfl'", "id='zeroth_order'\nepsilon=1e-3\ndirections=2\ndifference='forward'", false),
-        ("id='decomfl'", "id='zeroth_order'\nepsilon=1e-3\ndirections=2", true),
-    ]
-    .map(run)
-    .into();
-    println!(
-        "INPUTS{}",
-        serde_json::json!({ "a": a, "start": start, "learning_rate": 0.02, "clients": clients, "steps": steps, "runs": runs })
-    );
 }

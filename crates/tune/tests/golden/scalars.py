@@ -1,11 +1,9 @@
 """FedKSeed and DeComFL on a quadratic, by their papers, in numpy: writes scalars.json.
 
 Inputs are the seeds that each client draws and the directions of those seeds, as the crate makes them (Philox and BLAKE3 are
-pinned by other tests); `updates_are_those_of_numpy` fails when they change and prints nothing else into the arithmetic.
-Run with the inputs on standard input, as `cargo test -p antiphon-tune --test scalars inputs -- --ignored --nocapture` prints
-them after `INPUTS`:
+pinned by other tests); `updates_are_those_of_numpy` fails when they change and lets nothing else into the arithmetic.
 
-    python scalars.py < inputs.json > scalars.json
+    cargo run -p antiphon-tune --example scalar_inputs | python scalars.py > scalars.json
 """
 
 import json
