@@ -211,10 +211,10 @@ impl OracleSettings {
         if endpoint == EMBEDDED {
             let key = self.api_key_file.is_some() || self.api_key_fd.is_some() || self.ca_file.is_some();
             return match self.dialect {
-                Some(Dialect::LlamaCpp | Dialect::Vllm) => Some((
+                Some(Dialect::LlamaCpp) => Some((
                     "oracle.dialect",
                     self.dialect().id().into(),
-                    "`antiphon`, `completions`, `chat` or `chat-text` with endpoint = \"embedded\"",
+                    "`antiphon`, `vllm`, `completions`, `chat` or `chat-text` with endpoint = \"embedded\"",
                 )),
                 _ if key => {
                     Some(("oracle.api_key_file", "(given)".into(), "none with endpoint = \"embedded\""))

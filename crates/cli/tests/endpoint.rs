@@ -163,6 +163,16 @@ fn soft_prompts_travel_over_http_too() {
     toy.run("out", &["federation.num_rounds=2"]);
     let prompt: Value = serde_json::from_str(&toy.read("out/latest/prompt.json")).unwrap();
     assert_eq!((&prompt["prompt"]["kind"], &prompt["prompt"]["width"]), (&json!("soft"), &json!(16)));
+    // vLLM's way: the client looks its tokens up, and scores come from the next tokens instead of an echo
+    toy.run("vllm", &["federation.num_rounds=2", "oracle.dialect=\"vllm\""]);
+    let loss = |run: &str| summary(&toy, run)["federated"]["global"]["loss"].as_f64().unwrap();
+    assert!((loss("vllm") - loss("out")).abs() < 1e-4, "{} and {}", loss("vllm"), loss("out"));
+    let values = |run: &str| {
+        let prompt: Value = serde_json::from_str(&toy.read(&format!("{run}/latest/prompt.json"))).unwrap();
+        serde_json::from_value::<Vec<f64>>(prompt["prompt"]["values"].clone()).unwrap()
+    };
+    let apart = values("vllm").iter().zip(values("out")).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(apart < 1e-3, "the same search, but {apart} apart");
 }
 
 #[test]

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use antiphon_oracle::http::{Dialect, HttpError, HttpOracle, HttpSettings, Key, Retry, Way};
+use antiphon_oracle::http::{Dialect, HttpError, HttpOracle, HttpSettings, Key, Retry, Table, Way};
 use antiphon_oracle::{
-    Access, Answers, Label, LabelScore, LogprobOracle, Missing, OracleError, Prompt, Query, ScoreQuery,
-    TextOracle, TextQuery, Usage,
+    Access, Answers, EmbedOracle, Label, LabelScore, LogprobOracle, Missing, OracleError, Prompt, Query,
+    ScoreQuery, Soft, TextOracle, TextQuery, Usage,
 };
 use liar::{Asked, Liar, Said, echo, models};
 use serde_json::{Value, json};
@@ -420,4 +420,89 @@ fn noise_is_measured_and_a_stop_is_heard() {
     assert!((oracle.facts().noise_floor.unwrap() - 0.02).abs() < 1e-9);
     stop.store(true, Ordering::SeqCst);
     assert!(matches!(ask(&oracle, &[question("a b", &[" c"])]), Err(OracleError::Interrupted)));
+}
+
+/// Three tokens of two numbers; a token's row is its id, twice.
+#[derive(Debug)]
+struct Small;
+
+impl Table for Small {
+    fn width(&self) -> usize {
+        2
+    }
+
+    fn std(&self) -> f64 {
+        1.0
+    }
+
+    fn push(&self, id: u32, rows: &mut Vec<f32>) -> bool {
+        rows.extend([id as f32; 2]);
+        id < 30
+    }
+}
+
+/// A vLLM whose words are `token_id`s by their place, and whose answer to vectors scores the canary by `scored`.
+fn vllm(scored: f64) -> (Liar, Result<HttpOracle, HttpError>) {
+    let server = Liar::start(move |_, asked| match asked.path.as_str() {
+        "/v1/models" => models(),
+        "/tokenize" => {
+            let words = asked.body["prompt"].as_str().unwrap().split(' ').count() as u32;
+            Said::Json(json!({ "tokens": (0..words).collect::<Vec<_>>() }))
+        }
+        _ if asked.body["prompt_embeds"].is_string() => {
+            let named: serde_json::Map<String, Value> = asked.body["logprob_token_ids"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|id| (format!("token_id:{id}"), json!(scored - id.as_f64().unwrap() + 8.0)))
+                .collect();
+            Said::Json(json!({ "model": "m", "choices": [{ "logprobs": { "top_logprobs": [named] } }],
+                "usage": { "prompt_tokens": 1, "completion_tokens": 1 } }))
+        }
+        _ => {
+            // with the token that follows, which vLLM cannot leave out
+            let mut honest = echo(&asked.body);
+            let logprobs = &mut honest["choices"][0]["logprobs"];
+            logprobs["tokens"].as_array_mut().unwrap().push(json!(" x"));
+            logprobs["token_logprobs"].as_array_mut().unwrap().push(json!(-1));
+            let text = honest["choices"][0]["text"].as_str().unwrap().to_owned() + " x";
+            honest["choices"][0]["text"] = json!(text);
+            Said::Json(honest)
+        }
+    });
+    let settings = HttpSettings { table: Some(Arc::new(Small)), ..quick(&server.url, Dialect::Vllm) };
+    let oracle = HttpOracle::connect(settings);
+    (server, oracle)
+}
+
+#[test]
+fn soft_prompts_go_to_vllm_as_rows_if_the_table_is_its_own() {
+    // ` dog`, four letters, is the ninth word
+    let (server, oracle) = vllm(-1.0);
+    let oracle = oracle.unwrap();
+    assert_eq!((oracle.found().access(), oracle.width()), (Access::Embeddings, 2));
+    let soft = Soft::new(2, vec![0.5; 4]).unwrap();
+    let ids = |ids: &[u32]| Label::Tokens(ids.to_vec());
+    let q = |prompt: &[u32], labels: &[Label]| ScoreQuery {
+        prompt: Prompt::Tokens(prompt.to_vec()),
+        labels: labels.into(),
+    };
+    let questions = [
+        q(&[3, 4], &[ids(&[11]), ids(&[12])]),
+        q(&[3, 99], &[ids(&[11])]),
+        q(&[3], &[ids(&[11, 12]), ids(&[13])]),
+    ];
+    let before = server.count("/v1/completions");
+    let answers = oracle.score_soft(&soft, &questions).unwrap();
+    assert_eq!(server.count("/v1/completions") - before, 3, "one, none, and two beginnings");
+    let scores =
+        |at: usize| answers.items[at].as_ref().unwrap().iter().map(|s| s.logprob).collect::<Vec<_>>();
+    assert_eq!((scores(0), scores(2)), (vec![-4.0, -5.0], vec![-9.0, -6.0]));
+    assert!(matches!(&answers.items[1], Err(Missing::Malformed { reason }) if reason.contains("token 99")));
+    let most: Usage = questions.iter().map(|q| oracle.at_most(Query::Soft(&soft, q))).sum();
+    assert!(answers.usage.prompt_tokens <= most.prompt_tokens && answers.usage.calls <= most.calls);
+    // another model's table
+    let error = vllm(-1.5).1.unwrap_err();
+    assert!(matches!(error, HttpError::OtherTable { .. }), "{error}");
+    assert!(error.to_string().contains("-1.500 by its vectors and -1.000 by its text"), "{error}");
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use antiphon_algo::Checked;
 use antiphon_core::{Purpose, Stream};
 use antiphon_oracle::cache::{Cache, Cached};
-use antiphon_oracle::http::{Found, HttpError, HttpOracle, Way};
+use antiphon_oracle::http::{Dialect, Found, HttpError, HttpOracle, Way};
 use antiphon_oracle::ledger::{Ledger, Metered};
 use antiphon_oracle::search::{Purse, Search};
 use antiphon_oracle::task::Question;
@@ -17,6 +17,7 @@ use antiphon_oracle::{
 use antiphon_serve::{Running, Served, Settings};
 
 use super::spelled::Spelled;
+use super::table::Embeddings;
 use super::watched::{Ending, Watched};
 use super::{Draft, Needs};
 use crate::args::Part;
@@ -89,7 +90,11 @@ impl Draft {
         let dir = |path: &Path| -> PathBuf { self.loaded.path(&path.to_string_lossy()) };
         progress.stage("probing the endpoint");
         let settings = oracle.http(&url, &model, &dir, self.file().run.seed, Arc::clone(&self.stop));
-        let http = settings.and_then(HttpOracle::connect).map_err(|e| refused(&self, &e))?;
+        let mut settings = settings.map_err(|e| refused(&self, &e))?;
+        if oracle.dialect() == Dialect::Vllm && oracle.access >= Access::Embeddings {
+            settings.table = Some(Arc::new(Embeddings::open(&self)?));
+        }
+        let http = HttpOracle::connect(settings).map_err(|e| refused(&self, &e))?;
         let found = http.found().clone();
         let granted = oracle.access.min(found.access());
         self.method

@@ -23,6 +23,7 @@ mod evaluate;
 mod finish;
 mod needs;
 mod spelled;
+mod table;
 mod trial;
 mod watched;
 

@@ -1,10 +1,10 @@
 //! What a run will ask, before anything is sent.
 
 use antiphon_algo::Checked;
-use antiphon_oracle::Usage;
 use antiphon_oracle::http::Dialect;
 use antiphon_oracle::search::Seeker;
 use antiphon_oracle::task::Question;
+use antiphon_oracle::{Access, Usage};
 use antiphon_protocol::size;
 use antiphon_report::format::count;
 use serde::Serialize;
@@ -147,6 +147,12 @@ impl Unit {
             let labels: Vec<f64> = q.labels.iter().map(|l| tokens_of(l) as f64).collect();
             let (n, all) = (labels.len() as f64, labels.iter().sum::<f64>());
             match dialect {
+                // one request for each beginning of a label
+                Dialect::Vllm if oracle.access >= Access::Embeddings => {
+                    let longest = labels.iter().copied().fold(1.0, f64::max);
+                    let requests = if longest > 1.0 { all - n + 1.0 } else { 1.0 };
+                    [requests, requests * before + all - n, requests]
+                }
                 Dialect::Antiphon => [n / per_request, n * before + all, 0.0],
                 Dialect::Vllm | Dialect::Completions => [n / per_request, n * before + all, n],
                 Dialect::Chat | Dialect::ChatText => [1.0, before, 1.0],

@@ -66,4 +66,17 @@ pub enum HttpError {
         /// What came back.
         missing: Missing,
     },
+    /// Input vectors and tokens are not the same to the endpoint.
+    #[error(
+        "the table of embeddings is not that of the model behind {origin}: a question scores {vectors:.3} by its vectors and \
+         {text:.3} by its text; model.base_model has to be the checkpoint that is served"
+    )]
+    OtherTable {
+        /// Scheme, host and port.
+        origin: String,
+        /// Log-probability by input vectors.
+        vectors: f64,
+        /// Log-probability by text.
+        text: f64,
+    },
 }

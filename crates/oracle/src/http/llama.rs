@@ -4,11 +4,9 @@
 use serde_json::{Value, json};
 
 use super::completions::{Read, prompt_value};
+use super::forced::Next;
 use super::score::{check_mass, field, list, logprob};
 use crate::query::{Prompt, TextQuery};
-
-/// `(id, log p)` of a next token.
-pub(super) type Next = Vec<(u32, f64)>;
 
 /// The `top` likeliest tokens after `ids`.
 pub(super) fn next_body(ids: &[u32], top: usize) -> Value {
@@ -35,7 +33,7 @@ pub(super) fn read_next(sent: u64, answer: &Value) -> Result<Read<Next>, String>
     if top.is_empty() {
         return Err("no log-probabilities".into());
     }
-    check_mass(top.iter().map(|t| t.1))?;
+    check_mass(top.values().copied())?;
     counted(sent, answer, 1, top)
 }
 

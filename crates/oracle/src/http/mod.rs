@@ -12,18 +12,22 @@
 //! - **next**: the likeliest next tokens are read, and a label of one token is found among them; one that is not named has
 //!   the least named log-probability as an upper bound, marked as censored.
 //!
+//! Soft prompts go beside an echoed prompt (our own server) or as rows of input vectors (`rows.rs`, vLLM).
+//!
 //! The HTTP client is ureq: it blocks, as the traits do, needs no async runtime, and brings TLS by rustls.
 //!
 //! Deliberately missing: proxies from the environment and redirects (either could carry a key to another host than the one
-//! that was allowed), `Retry-After` as a date, vLLM's `prompt_embeds` (it needs the table of embeddings at the client).
+//! that was allowed), `Retry-After` as a date.
 
 mod chat;
 mod completions;
 mod error;
+mod forced;
 mod limits;
 mod llama;
 mod oracle;
 mod probe;
+mod rows;
 mod score;
 mod sender;
 mod settings;
@@ -33,4 +37,5 @@ mod wire;
 pub use error::HttpError;
 pub use oracle::HttpOracle;
 pub use probe::{Found, Way};
+pub use rows::Table;
 pub use settings::{AllowList, Dialect, HttpSettings, Key, Retry};

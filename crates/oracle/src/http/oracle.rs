@@ -10,10 +10,11 @@ use serde_json::Value;
 use super::completions::{Read, echo_body, generated, next_body, read_echo, read_next, read_text, text_body};
 use super::error::HttpError;
 use super::probe::{CANARY_TOKENS, Found, Way, canary, probe};
+use super::rows::Table;
 use super::score::{Joined, most_label_tokens, most_tokens};
 use super::sender::Sender;
 use super::settings::{Dialect, HttpSettings};
-use super::{chat, llama, torch};
+use super::{chat, forced, llama, rows, torch};
 use crate::access::{Access, Grant};
 use crate::answer::{Answers, LabelScore, Missing, Usage};
 use crate::error::OracleError;
@@ -198,7 +199,11 @@ impl HttpOracle {
         for (index, q) in batch.iter().enumerate() {
             self.check(q).map_err(|reason| OracleError::Question { index, reason })?;
         }
+        let table = self.settings.table.as_deref();
         let (items, mut usage) = match self.found.way {
+            Way::Echo if let (Some(soft), Some(table)) = (soft, table) => {
+                self.each(batch, |q, usage| self.by_rows(table, soft, q, usage))?
+            }
             Way::Echo => self.by_echo(soft, batch)?,
             Way::Next(top) => self.each(batch, |q, usage| self.by_next(q, top, usage))?,
             Way::Forced(top) => self.each(batch, |q, usage| self.by_force(q, top, usage))?,
@@ -287,7 +292,7 @@ impl HttpOracle {
     fn by_next(&self, q: &ScoreQuery, top: usize, usage: &mut Usage) -> Result<Vec<LabelScore>, Fault> {
         let (dialect, model, most) =
             (self.settings.dialect, self.settings.model.as_str(), most_tokens(&q.prompt) + CHAT);
-        let mut scores = match (&q.prompt, dialect) {
+        let scores = match (&q.prompt, dialect) {
             (Prompt::Text(text), Dialect::Chat) => {
                 let body = chat::next_body(model, text, top);
                 self.ask("/chat/completions", &body, most, usage, |v| chat::read_next(&q.labels, most, v))?
@@ -297,40 +302,52 @@ impl HttpOracle {
                 self.ask("/completions", &body, most, usage, |v| read_next(&q.labels, most, v))?
             }
         };
-        scores.pop().ok_or_else(|| Missing::Malformed { reason: "no scores".into() }.into())
+        one(scores)
     }
 
-    /// A label's tokens one by one; a beginning that several labels share is asked once.
+    /// A label's tokens one by one.
     fn by_force(&self, q: &ScoreQuery, top: usize, usage: &mut Usage) -> Result<Vec<LabelScore>, Fault> {
         let prompt = match &q.prompt {
             Prompt::Tokens(ids) => ids.clone(),
             Prompt::Text(text) => self.tokenize(text, true, usage)?,
         };
-        let mut asked: BTreeMap<Vec<u32>, llama::Next> = BTreeMap::new();
-        let mut scores = Vec::with_capacity(q.labels.len());
-        for label in q.labels.iter() {
-            let ids = match label {
-                Label::Tokens(ids) => ids.clone(),
-                Label::Text(text) => self.tokenize(text, false, usage)?,
-            };
-            let mut score = LabelScore { logprob: 0.0, censored: false, tokens: ids.len() as u32 };
-            for at in 0..ids.len() {
-                if !asked.contains_key(&ids[..at]) {
-                    let sent = [&prompt[..], &ids[..at]].concat();
-                    let most = sent.len() as u64 + 1;
-                    let body = llama::next_body(&sent, top);
-                    let next = self.ask("//completion", &body, most, usage, |v| llama::read_next(most, v))?;
-                    asked.extend(next.into_iter().map(|n| (ids[..at].to_vec(), n)));
-                }
-                let next = &asked[&ids[..at]];
-                let least = next.iter().map(|t| t.1).fold(f64::INFINITY, f64::min);
-                let found = next.iter().find(|t| t.0 == ids[at]);
-                score.logprob += found.map_or(least, |t| t.1);
-                score.censored |= found.is_none();
+        let ids = |label: &Label| match label {
+            Label::Tokens(ids) => Ok(ids.clone()),
+            Label::Text(text) => self.tokenize(text, false, usage),
+        };
+        let labels = q.labels.iter().map(ids).collect::<Result<Vec<_>, Fault>>()?;
+        let labels: Vec<&[u32]> = labels.iter().map(Vec::as_slice).collect();
+        forced::scores(&labels, |beginning, _| {
+            let sent = [&prompt[..], beginning].concat();
+            let most = sent.len() as u64 + 1;
+            let body = llama::next_body(&sent, top);
+            one(self.ask("//completion", &body, most, usage, |v| llama::read_next(most, v))?)
+        })
+    }
+
+    /// Soft rows and the rows of the question's tokens as input vectors.
+    fn by_rows(
+        &self,
+        table: &dyn Table,
+        soft: &Soft,
+        q: &ScoreQuery,
+        usage: &mut Usage,
+    ) -> Result<Vec<LabelScore>, Fault> {
+        let (Prompt::Tokens(prompt), Some(labels)) = (&q.prompt, forced::ids(&q.labels)) else {
+            return Err(Missing::Malformed {
+                reason: "input vectors are looked up by ids, and this is text".into(),
             }
-            scores.push(score);
-        }
-        Ok(scores)
+            .into());
+        };
+        forced::scores(&labels, |beginning, next| {
+            let ids = [&prompt[..], beginning].concat();
+            let tensor = rows::tensor(table, Some(soft), &ids).map_err(|id| Missing::Malformed {
+                reason: format!("token {id}, which the table of embeddings lacks"),
+            })?;
+            let most = (soft.rows() + ids.len()) as u64;
+            let body = rows::body(&self.settings.model, &tensor, next);
+            one(self.ask("/completions", &body, most, usage, |v| rows::read(most, v))?)
+        })
     }
 
     /// Ids of a text, by the server's own tokenizer.
@@ -348,6 +365,11 @@ impl HttpOracle {
         }
         Ok(ids)
     }
+}
+
+/// The only item of an answer.
+fn one<T>(mut items: Vec<T>) -> Result<T, Fault> {
+    items.pop().ok_or_else(|| Missing::Malformed { reason: "no scores".into() }.into())
 }
 
 /// Tokens that a chat template may put around a prompt.
@@ -373,6 +395,12 @@ impl TextOracle for HttpOracle {
         match query {
             Query::Text(q) => bound(1, most_tokens(&q.prompt) + CHAT, u64::from(q.max_tokens)),
             Query::Score(q) => self.most_of(q, 0, bound),
+            Query::Soft(soft, q) if self.settings.table.is_some() => {
+                let rows = soft.rows() as u64 + most_tokens(&q.prompt);
+                let sent = forced::ids(&q.labels).map_or_else(BTreeMap::new, |l| forced::beginnings(&l));
+                let (n, labels) = (sent.len() as u64, sent.keys().map(|b| b.len() as u64).sum::<u64>());
+                bound(n, n * rows + labels, n)
+            }
             Query::Soft(soft, q) => self.most_of(q, soft.rows() as u64, bound),
             Query::At(_, q) => self.most_of(q, 0, bound),
         }

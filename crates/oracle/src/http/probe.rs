@@ -2,13 +2,14 @@
 
 use std::fmt;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::completions::{echo_body, next_body, read_echo, read_next};
 use super::error::HttpError;
+use super::rows::Table;
 use super::sender::Sender;
 use super::settings::{Dialect, HttpSettings};
-use super::{chat, llama, score};
+use super::{chat, forced, llama, rows, score};
 use crate::access::Access;
 use crate::answer::{Missing, Usage};
 use crate::query::{Label, Prompt};
@@ -21,6 +22,9 @@ pub(super) const CANARY_TOKENS: u64 = 64;
 
 /// Likeliest tokens asked of llama.cpp, which sets no limit.
 const LLAMA_TOP: usize = 200;
+
+/// The canary's scores by text and by input vectors may differ by so much, nats: servers compute in 16 bits.
+const OTHER_TABLE: f64 = 0.1;
 
 /// How log-probabilities of labels are had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +170,44 @@ pub(super) fn probe(settings: &HttpSettings, origin: &str, sender: &Sender) -> R
         noise = noise.max((again.logprob - found.canary.unwrap_or(again.logprob)).abs());
     }
     found.noise_floor = Some(noise);
+    if let Some(table) = settings.table.as_deref() {
+        let vectors = failed("the same question as input vectors (`vllm serve --enable-prompt-embeds`)");
+        let by_vectors = canary_by_rows(settings, table, sender, &mut found.usage).map_err(vectors)?;
+        if let Some((vectors, text)) = by_vectors.zip(found.canary)
+            && (vectors - text).abs() > OTHER_TABLE.max(10.0 * noise)
+        {
+            return Err(HttpError::OtherTable { origin: origin.to_owned(), vectors, text });
+        }
+        found.soft = Some((table.width(), table.std()));
+    }
     Ok(found)
+}
+
+/// The canary's score by input vectors, or `None` where its prompt and label share a token.
+fn canary_by_rows(
+    settings: &HttpSettings,
+    table: &dyn Table,
+    sender: &Sender,
+    usage: &mut Usage,
+) -> Result<Option<f64>, Missing> {
+    let model = settings.model.as_str();
+    let mut ids = |text: &str| {
+        let body = json!({ "model": model, "prompt": text, "add_special_tokens": true });
+        sender.call("//tokenize", Some(&body), 0, usage, llama::read_tokenize)
+    };
+    let (prompt, whole) = (ids(CANARY.0)?, ids(&format!("{}{}", CANARY.0, CANARY.1))?);
+    let Some(label) = whole.strip_prefix(&prompt[..]).filter(|l| !l.is_empty()) else { return Ok(None) };
+    let scores = forced::scores(&[label], |beginning, next| {
+        let ids = [&prompt[..], beginning].concat();
+        let tensor = rows::tensor(table, None, &ids).map_err(|id| Missing::Malformed {
+            reason: format!("the table of embeddings has no token {id}"),
+        })?;
+        let (body, most) = (rows::body(model, &tensor, next), ids.len() as u64);
+        usage.prompt_tokens += most;
+        let mut read = sender.call("/completions", Some(&body), most, usage, |v| rows::read(most, v))?;
+        Ok::<_, Missing>(read.items.swap_remove(0))
+    })?;
+    Ok(scores.first().filter(|s| !s.censored).map(|s| s.logprob))
 }
 
 fn ways(dialect: Dialect) -> Vec<Way> {
@@ -262,7 +303,8 @@ pub(super) fn canary(
             let body = llama::next_body(&ids, top);
             sender.call("//completion", Some(&body), most, usage, |v| {
                 let top = llama::read_next(most, v)?.items.swap_remove(0);
-                Ok(answer(&Value::Null, top[0].1, 1))
+                let likeliest = top.values().copied().fold(f64::NEG_INFINITY, f64::max);
+                Ok(answer(&Value::Null, likeliest, 1))
             })
         }
     }

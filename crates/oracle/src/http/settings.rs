@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use ureq::http::Uri;
 
 use super::error::HttpError;
+use super::rows::Table;
 use crate::access::Access;
 
 /// Bytes of a file with a key.
@@ -21,7 +22,7 @@ const MAX_KEY: u64 = 16 << 10;
 pub enum Dialect {
     /// `antiphon serve`: OpenAI's completions with ids, echo and soft prompts.
     Antiphon,
-    /// vLLM: the same without soft prompts.
+    /// vLLM: the same; soft prompts need the model's table of embeddings at the client.
     Vllm,
     /// Any server with `/completions`; echo is probed.
     Completions,
@@ -42,8 +43,8 @@ impl Dialect {
     #[must_use]
     pub fn at_most(self) -> Access {
         match self {
-            Self::Antiphon => Access::Embeddings,
-            Self::Vllm | Self::Completions | Self::Chat | Self::LlamaCpp => Access::Logprobs,
+            Self::Antiphon | Self::Vllm => Access::Embeddings,
+            Self::Completions | Self::Chat | Self::LlamaCpp => Access::Logprobs,
             Self::ChatText => Access::Text,
         }
     }
@@ -112,6 +113,8 @@ pub struct HttpSettings {
     pub pin_fingerprint: bool,
     /// Seed of the jitter in pauses.
     pub seed: u64,
+    /// The model's table of embeddings, where soft prompts go as rows of input vectors.
+    pub table: Option<Arc<dyn Table>>,
     /// Raised from outside to stop.
     pub stop: Arc<AtomicBool>,
 }
@@ -136,6 +139,7 @@ impl HttpSettings {
             breaker: (5, Duration::from_secs(30)),
             pin_fingerprint: true,
             seed: 0,
+            table: None,
             stop: Arc::default(),
         }
     }
