@@ -124,4 +124,47 @@ fn lines_that_every_variant_has_of_its_own_are_a_table() {
     let expected =
         ["base model, as it was", "whole model, all layers tuned", "drop 0.1", "drop 0.5", "drop 0.8"];
     assert_eq!(rows, expected);
+    // a fourth with another ceiling: neither line is named after all of its variants
+    let mut other = emulated("full elsewhere", 2.1, 1.0);
+    if let Status::Finished(m) = &mut other.cells[0].status {
+        m.lines.insert("whole model, all layers tuned".to_owned(), [("loss".to_owned(), 0.6)].into());
+    }
+    s.variants.push(other);
+    let rows: Vec<String> = study::results(&s).rows.into_iter().map(|r| r.name).collect();
+    assert_eq!(rows[1], "whole model, all layers tuned, beside drop 0.1 and 2 others");
+    assert_eq!(rows[2], "whole model, all layers tuned, beside full elsewhere");
+}
+
+#[test]
+fn a_number_of_the_grid_is_an_axis() {
+    let mut s = sample();
+    s.seeds = vec![1];
+    let at = |arm: &str, drop: &str, loss: f64| {
+        let mut v = variant(
+            &format!("{arm}, drop_rate = {drop}"),
+            vec![Status::Finished(measured([1.0, 1.0, loss], None))],
+        );
+        v.set.insert("emulator.drop_rate".to_owned(), drop.to_owned());
+        v.set.insert("train.steps".to_owned(), "10".to_owned());
+        v
+    };
+    s.variants = vec![
+        at("A", "0.5", 1.0),
+        at("A", "0.1", 0.9),
+        at("A", "0.8", 1.2),
+        at("B", "0.1", 0.7),
+        at("B", "0.5", 0.8),
+    ];
+    let loss = study::measure("loss").unwrap();
+    let sweeps = study::sweeps(&s);
+    let told: Vec<_> = sweeps.iter().map(|w| (w.key, w.name.as_str())).collect();
+    assert_eq!(told, [("drop_rate", "A"), ("drop_rate", "B")]);
+    let traces = sweeps[0].traces(&loss);
+    let (name, points) = traces.last().unwrap();
+    let points: Vec<_> = points.iter().map(|(x, s)| (*x, s.mean)).collect();
+    assert_eq!((name.as_str(), points), ("result", vec![(0.1, 0.9), (0.5, 1.0), (0.8, 1.2)]));
+    assert_eq!(traces[0].0, "base model, as it was");
+    assert!(html::study(&s).contains("Against a setting"));
+    s.variants.truncate(2);
+    assert!(study::sweeps(&s).is_empty(), "two numbers are no axis");
 }

@@ -90,7 +90,7 @@ pub(crate) struct Chart {
     pub(crate) title: &'static str,
     /// What the numbers were computed on.
     pub(crate) note: String,
-    pub(crate) x_name: &'static str,
+    pub(crate) x_name: Cow<'static, str>,
     pub(crate) x_unit: Unit,
     pub(crate) y_unit: Unit,
     pub(crate) bands: Vec<Band>,
@@ -108,7 +108,7 @@ impl Chart {
         Self {
             title,
             note,
-            x_name: "round",
+            x_name: "round".into(),
             x_unit: Unit::Plain,
             y_unit,
             bands: Vec::new(),
@@ -173,7 +173,7 @@ impl Chart {
                 .text(self.x_unit.tick(*t, x.step))
                 .close("span");
         }
-        h.raw("</div>").element("div", "xname", self.x_name).raw("</div></figure>");
+        h.raw("</div>").element("div", "xname", &self.x_name).raw("</div></figure>");
     }
 
     /// Name, colour and shape of what is drawn; a band without a name belongs to its line.

@@ -11,6 +11,7 @@ mod findings;
 mod queries;
 mod result;
 mod study;
+mod sweep;
 mod traffic;
 mod write;
 

@@ -43,7 +43,7 @@ fn chart(
         note += " Random search: the best prompt so far, drawn as the search begins, on everybody's training data.";
     }
     let mut chart = Chart::new(title, note, Unit::Plain);
-    (chart.x_name, chart.x_unit) = (x_name, unit);
+    (chart.x_name, chart.x_unit) = (x_name.into(), unit);
     let mut sum = 0.0;
     let mut points: Vec<(f64, f64)> = Vec::new();
     for r in report.rounds {

@@ -24,6 +24,7 @@ pub(super) fn write(h: &mut Html, study: &Study) {
         table(h, &own, "small");
     }
     h.raw("</section>");
+    super::sweep::write(h, study);
     curves(h, study);
     let read: Vec<Table> = study.measures().iter().filter_map(|m| budgets(study, m)).collect();
     if !read.is_empty() {
@@ -127,17 +128,22 @@ const FORWARDS: Against =
 const BYTES: Against =
     Against { name: "bytes, up and down", unit: Unit::LogBytes, of: |p| p.bytes.map(|b| b as f64) };
 
-fn chart(curves: &[&Curve<'_>], m: &Measure, against: &Against) -> Chart {
-    let title = match m.name {
+/// Of a chart of `m`.
+pub(super) fn title(m: &Measure) -> &'static str {
+    match m.name {
         "accuracy" => "Accuracy",
         "perplexity" => "Perplexity",
         "bits/byte" => "Bits per byte",
         _ => "Loss",
-    };
+    }
+}
+
+fn chart(curves: &[&Curve<'_>], m: &Measure, against: &Against) -> Chart {
+    let title = title(m);
     let note = format!("Against {}.", against.name);
     let mut chart = Chart::new(title, note, if m.name == "accuracy" { Unit::Percent } else { Unit::Plain });
     chart.ceiling = (m.name == "accuracy").then_some(1.0);
-    chart.x_name = against.name;
+    chart.x_name = against.name.into();
     chart.x_unit = against.unit;
     let extents: Vec<(f64, f64)> = curves.iter().filter_map(|c| extent(c, against)).collect();
     let Some((low, high)) = extents.iter().copied().reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) else {

@@ -80,7 +80,7 @@ fn quality(report: &Report<'_>) -> Chart {
         });
         chart
     };
-    chart.x_name = "bytes sent";
+    chart.x_name = "bytes sent".into();
     chart.x_unit = Unit::Bytes;
     chart
 }

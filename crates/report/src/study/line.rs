@@ -55,12 +55,21 @@ pub(super) fn lines<'a, T: PartialEq>(
     let named = |(name, line): &(&str, Line<'a, T>)| {
         let mut text = (*name).to_owned();
         if twins(name, line) {
-            let names: Vec<&str> = line.beside.iter().map(|v| v.name.as_str()).collect();
-            text = format!("{text}, beside {}", names.join(" and "));
+            text = format!("{text}, beside {}", some(&line.beside));
         } else if several {
             text = format!("{text}, {}", shown(&line.beside[0].data));
         }
         Line { key: line.key, name: text, beside: line.beside.clone(), values: line.values.clone() }
     };
     out.iter().map(named).collect()
+}
+
+/// The names of one or two variants; of more, the first and how many.
+fn some(variants: &[&Variant]) -> String {
+    match variants {
+        [one] => one.name.clone(),
+        [one, two] => format!("{} and {}", one.name, two.name),
+        [first, rest @ ..] => format!("{} and {} others", first.name, rest.len()),
+        [] => String::new(),
+    }
 }

@@ -10,6 +10,7 @@ mod line;
 mod measured;
 mod own;
 mod spread;
+mod sweep;
 mod table;
 mod text;
 
@@ -22,6 +23,7 @@ pub use curve::{Curve, Threshold, thresholds};
 pub use measured::{Measured, Point};
 pub use own::beside;
 pub use spread::Spread;
+pub use sweep::{Sweep, Trace, sweeps};
 pub use table::{Row, Table, budgets, pays, results};
 pub use text::{csv, markdown, terminal};
 
