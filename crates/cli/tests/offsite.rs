@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use support::{ALIGNED, Tensor, Toy, VOCAB, codes, config, distinct, occurs, snapshot};
+use support::{ALIGNED, Tensor, Toy, VOCAB, codes, config, distinct, occurs, safetensors, snapshot};
 
 const EMULATOR: &str = "\n[emulator]\nadapter_bottom = 1\nadapter_top = 1\ndrop_rate = 0.5\nrule = { id = \"offsite_tuning\" }\n";
 /// Of six layers, those that the owner keeps back.
@@ -149,7 +149,7 @@ fn what_makes_no_emulator_is_refused() {
     refused(&["emulator.adapter_top=5"], &["1 + 5 blocks in a model of 6", "at most 5 fit"]);
     refused(&["emulator.adapter_bottom=0", "emulator.adapter_top=0"], &["both 0"]);
     refused(&["emulator.drop_rate=1.0"], &["below 1"]);
-    refused(&["emulator.drop_rate=0.8"], &["keeps 1 of the 4", "0.5 keeps 2"]);
+    refused(&["emulator.drop_rate=0.9"], &["keeps none of the 4", "0.75 keeps 1"]);
     refused(&["emulator.rule.id=offsite"], &["did you mean `offsite_tuning`", "federatedscope"]);
     refused(&["method.layers_to_transform=[0]"], &["[emulator] says which layers"]);
     let prompt = r#"method={id="prompt", num_virtual_tokens=2, prompt_tuning_init="random"}"#;
@@ -166,6 +166,46 @@ fn fedbiot() -> Toy {
     toy
 }
 
+/// Each block of the documentation behind the name of a method, in a run file of a model that is deep enough.
+#[test]
+fn the_published_methods_are_settings_that_plan() {
+    let docs = include_str!("../../../docs/off-site.md");
+    let toy = toy(|_| ());
+    let mut twelve = config(VOCAB);
+    twelve["num_hidden_layers"] = json!(12);
+    toy.write("model/config.json", twelve.to_string());
+    toy.write("model/model.safetensors", safetensors(&toy.tensors(distinct)));
+    let text = toy.read("run.toml").replace(EMULATOR, "\n");
+    toy.write("public.jsonl", toy.read("data.jsonl"));
+    let planned = |name: &str| -> Value {
+        let (_, rest) = docs.split_once(&format!("**{name}.**")).unwrap();
+        let (_, rest) = rest.split_once("```toml\n").unwrap();
+        toy.write("run.toml", format!("{text}{}", rest.split_once("```").unwrap().0));
+        let plan = toy.antiphon(&["plan", "run.toml", "--json", "federation.num_rounds=3"]);
+        assert_eq!(plan.code, Some(0), "{name}: {plan:?}");
+        serde_json::from_str::<Value>(&plan.out).unwrap()["off_site"].clone()
+    };
+    let steps = |o: &Value| {
+        let a = &o["alignment"];
+        ["distill_steps", "align_steps", "changes"].map(|key| a[key].as_u64().unwrap())
+    };
+    let one = planned("Offsite-Tuning");
+    assert_eq!((&one["adapter"], &one["withheld"]), (&json!([0, 1, 10, 11]), &json!([3, 5, 6, 8])));
+    assert_eq!(steps(&one), [2000, 0, 0]);
+    let many = planned("FedOT");
+    assert_eq!((&many["withheld"], steps(&many)), (&json!([3, 5, 7, 8]), [500, 0, 0]));
+    let again = planned("FedBiOT");
+    assert_eq!((&again["adapter"], steps(&again)), (&json!([8, 9, 10, 11]), [500, 10, 2]));
+    // every step and every look at a distance is a forward pass of both models
+    let a = &again["alignment"];
+    let public = [a["public"].as_u64().unwrap(), a["held_out"].as_u64().unwrap()];
+    let looks = 2 * public[1] + public[0];
+    let batch = public[0].min(8);
+    assert_eq!(a["forwards"].as_u64(), Some((500 + 2 * 10) * batch + 3 * looks));
+    let change = a["bytes_per_change"].as_u64().unwrap();
+    assert_eq!(a["bytes_per_round"].as_u64(), Some(2 * change));
+}
+
 fn lines(toy: &Toy, run: &str) -> Vec<Value> {
     toy.read(&format!("{run}/metrics.jsonl")).lines().map(|l| serde_json::from_str(l).unwrap()).collect()
 }
@@ -177,7 +217,21 @@ fn what_alignment_did_and_sent_is_said() {
     let planned = &plan["off_site"]["alignment"];
     let text = toy.antiphon(&["plan", "run.toml"]).out;
     assert!(text.contains("6 steps before the first round, 3 times 3 steps between rounds"), "{text}");
-    toy.run("a", &[]);
+    let ended = toy.run("a", &[]);
+    assert!(
+        ended.err.contains("distilled: hidden states ")
+            && ended.err.contains("emulator to model: hidden states ")
+    );
+    assert!(ended.out.contains("on 1 public sequence never trained on"), "{}", ended.out);
+    let page = toy.read("a/report.html");
+    for shown in [
+        "Emulator and model",
+        "before distillation",
+        "Emulator: KL to the model",
+        "3 alignments between rounds",
+    ] {
+        assert!(page.contains(shown), "{shown}");
+    }
     let o = &summary(&toy, "a")["off_site"];
     for number in FIVE {
         assert!(o[number]["loss"].as_f64().is_some_and(f64::is_finite), "{number}: {o}");

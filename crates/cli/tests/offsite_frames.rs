@@ -51,9 +51,8 @@ fn no_withheld_tensor_crosses_the_wire() {
     toy.checkpoint(distinct);
     let base = Base::open(&toy.path("model").display().to_string(), 0).unwrap();
     let rule = table("id = 'offsite_tuning'");
-    let emulator =
-        Emulator::new(6, &EmulatorSettings { adapter_bottom: 1, adapter_top: 1, drop_rate: 0.5, rule })
-            .unwrap();
+    let settings = EmulatorSettings { adapter_bottom: 1, adapter_top: 1, drop_rate: 0.5, rule };
+    let emulator = Emulator::new(6, &settings, &[]).unwrap();
     assert_eq!(emulator.withheld(), [2, 3]);
     let spec = emulator.spec(base.spec()).unwrap();
 

@@ -10,10 +10,9 @@
 //!
 //! The blocks that stay of the middle may then be trained to stand for all of it: `middle`, and `update` for what clients are
 //! sent of that.
-//!
-//! Deliberately missing: blocks chosen by measured importance.
 
 mod federatedscope;
+mod importance;
 mod middle;
 mod offsite_tuning;
 mod rules;
@@ -22,7 +21,7 @@ mod update;
 use antiphon_core::{ConfigError, registry};
 
 pub use middle::{Joint, Tensors, live_tensors, plugged};
-pub use rules::{LayerRule, RULES};
+pub use rules::{LayerRule, Middle, RULES};
 pub use update::{Codec, Made, Update, UpdateError};
 
 use crate::spec::Spec;
@@ -39,6 +38,16 @@ pub struct EmulatorSettings {
     pub drop_rate: f64,
     /// Which blocks stay: a table with an `id`.
     pub rule: toml::Table,
+}
+
+impl EmulatorSettings {
+    /// The rule that they name.
+    ///
+    /// # Errors
+    /// No such rule, or settings that it does not have.
+    pub fn rule(&self) -> Result<Box<dyn LayerRule>, ConfigError> {
+        registry::build("emulator rule", RULES, &self.rule)
+    }
 }
 
 /// A division that a model does not admit.
@@ -68,31 +77,38 @@ pub enum EmulatorError {
     /// Not a share.
     #[error("`drop_rate` is {0}; expected 0 or more and below 1, such as 0.5")]
     Rate(f64),
-    /// Fewer blocks than the rules space out.
+    /// No block of the middle is left.
     #[error(
-        "`drop_rate` {rate} keeps {kept} of the {middle} blocks between the adapters, and `{rule}` spaces out 2 or more; \
-         {}",
-        keeps_two(*middle)
+        "`drop_rate` {rate} keeps none of the {middle} blocks between the adapters, and an emulator has one or more; {} keeps 1",
+        keeps_one(*middle)
     )]
     TooFew {
         /// Asked for.
         rate: f64,
-        /// Blocks it keeps.
-        kept: usize,
         /// Blocks between the adapters.
         middle: usize,
+    },
+    /// A rule that looks at what blocks do, and nobody has looked.
+    #[error("`{rule}` asks how much each of {layers} blocks does, and {found} were measured")]
+    Unmeasured {
         /// The rule's id.
         rule: &'static str,
+        /// Blocks of the model.
+        layers: usize,
+        /// Scores there are.
+        found: usize,
+    },
+    /// A block whose output is no number on the data that it was measured on.
+    #[error("block {layer} has no finite influence: the model overflows on the data that it was measured on")]
+    Influence {
+        /// The first such block.
+        layer: usize,
     },
 }
 
-/// What would work: the drop rate that keeps two of `middle` blocks, or none of it.
-fn keeps_two(middle: usize) -> String {
-    if middle < 2 {
-        return "0 keeps it".to_owned();
-    }
-    let rate = 1.0 - 2.0 / middle as f64;
-    format!("{} keeps 2", (rate * 100.0).round() / 100.0)
+/// The drop rate that keeps one of `middle` blocks.
+fn keeps_one(middle: usize) -> f64 {
+    ((1.0 - 1.0 / middle as f64) * 100.0).round() / 100.0
 }
 
 /// Which blocks of a model clients hold, and which of them they train. Blocks are counted as the checkpoint counts them.
@@ -104,12 +120,13 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// Divides a model of `layers` blocks.
+    /// Divides a model of `layers` blocks. `influence` is what each of them does to the stream
+    /// ([`Influence::scores`](crate::Influence::scores)), for rules that ask for it ([`EmulatorSettings::rule`]); else empty.
     ///
     /// # Errors
-    /// Adapters that leave no middle, a rate that is no share, a middle that the rule cannot thin out so far.
-    pub fn new(layers: usize, settings: &EmulatorSettings) -> Result<Self, EmulatorError> {
-        let rule = registry::build("emulator rule", RULES, &settings.rule)?;
+    /// Adapters that leave no middle, a rate that is no share or leaves nothing of the middle, scores that a rule lacks.
+    pub fn new(layers: usize, settings: &EmulatorSettings, influence: &[f64]) -> Result<Self, EmulatorError> {
+        let rule = settings.rule()?;
         let (bottom, top, rate) = (settings.adapter_bottom, settings.adapter_top, settings.drop_rate);
         if bottom == 0 && top == 0 {
             return Err(EmulatorError::NoAdapter);
@@ -122,15 +139,22 @@ impl Emulator {
             return Err(EmulatorError::Rate(rate));
         }
         let kept = kept_of(middle, rate);
-        let chosen = if kept == middle {
-            // where it divides by `kept - 1 = 0` too
-            (0..middle).collect()
-        } else if kept < 2 {
-            return Err(EmulatorError::TooFew { rate, kept, middle, rule: rule.id() });
-        } else {
-            rule.keep(middle, kept)
-        };
+        if kept == 0 {
+            return Err(EmulatorError::TooFew { rate, middle });
+        }
         let last = layers - top;
+        let influence = if rule.measured() {
+            if influence.len() != layers {
+                return Err(EmulatorError::Unmeasured { rule: rule.id(), layers, found: influence.len() });
+            }
+            if let Some(layer) = influence.iter().position(|s| !s.is_finite()) {
+                return Err(EmulatorError::Influence { layer });
+            }
+            &influence[bottom..last]
+        } else {
+            &[]
+        };
+        let chosen = rule.keep(Middle { blocks: middle, keep: kept, influence });
         Ok(Self {
             layers,
             adapter: (0..bottom).chain(last..layers).collect(),
@@ -181,26 +205,48 @@ mod tests {
     }
 
     fn refused(layers: usize, s: &EmulatorSettings) -> String {
-        Emulator::new(layers, s).unwrap_err().to_string()
+        Emulator::new(layers, s, &[]).unwrap_err().to_string()
     }
 
     #[test]
     fn the_ends_are_trained_and_the_middle_is_thinned_out() {
-        let e = Emulator::new(14, &settings(2, 2, 0.5)).unwrap();
+        let e = Emulator::new(14, &settings(2, 2, 0.5), &[]).unwrap();
         assert_eq!(e.adapter(), [0, 1, 12, 13]);
         assert_eq!(e.kept(), [0, 1, 2, 4, 6, 9, 11, 12, 13]);
         assert_eq!(e.withheld(), [3, 5, 7, 8, 10]);
-        let last = Emulator::new(6, &settings(0, 2, 0.5)).unwrap();
+        let last = Emulator::new(6, &settings(0, 2, 0.5), &[]).unwrap();
         assert_eq!((last.adapter(), last.kept()), (&[4, 5][..], &[0, 3, 4, 5][..]));
     }
 
     #[test]
     fn drop_zero_is_the_model_itself() {
         for (layers, bottom, top) in [(14, 2, 2), (3, 1, 1), (6, 0, 2), (5, 4, 0)] {
-            let e = Emulator::new(layers, &settings(bottom, top, 0.0)).unwrap();
+            let e = Emulator::new(layers, &settings(bottom, top, 0.0), &[]).unwrap();
             assert_eq!(e.kept(), (0..layers).collect::<Vec<_>>());
             assert!(e.withheld().is_empty());
         }
+    }
+
+    #[test]
+    fn of_one_block_it_is_the_first() {
+        let e = Emulator::new(14, &settings(2, 2, 0.9), &[]).unwrap();
+        assert_eq!((e.kept(), e.middle()), (&[0, 1, 2, 12, 13][..], vec![2]));
+    }
+
+    #[test]
+    fn measured_blocks_are_those_of_the_middle() {
+        let rule = toml::Table::from_iter([("id".to_owned(), "importance".into())]);
+        let by = |rate, influence: &[f64]| {
+            let settings = EmulatorSettings { rule: rule.clone(), ..settings(1, 2, rate) };
+            Emulator::new(7, &settings, influence).map(|e| e.middle()).map_err(|e| e.to_string())
+        };
+        // the ends stay, whatever they do
+        let influence = [0.0, 0.4, 0.1, 0.3, 0.2, 0.0, 0.0];
+        assert_eq!(by(0.5, &influence), Ok(vec![1, 3]));
+        assert_eq!(by(0.75, &influence), Ok(vec![1]));
+        assert_eq!(by(0.0, &influence), Ok(vec![1, 2, 3, 4]));
+        assert!(by(0.5, &[]).unwrap_err().contains("each of 7 blocks does, and 0 were measured"));
+        assert!(by(0.5, &[f64::NAN; 7]).unwrap_err().contains("block 0 has no finite influence"));
     }
 
     #[test]
@@ -211,9 +257,9 @@ mod tests {
         for rate in [1.0, -0.1, f64::NAN] {
             assert!(refused(14, &settings(2, 2, rate)).contains("below 1"), "{rate}");
         }
-        let few = refused(14, &settings(2, 2, 0.9));
-        assert!(few.contains("keeps 1 of the 10") && few.contains("0.8 keeps 2"), "{few}");
-        assert!(Emulator::new(14, &settings(2, 2, 0.8)).is_ok());
+        let few = refused(6, &settings(0, 2, 0.9));
+        assert!(few.contains("keeps none of the 4") && few.contains("0.75 keeps 1"), "{few}");
+        assert!(Emulator::new(6, &settings(0, 2, 0.75), &[]).is_ok());
         let unknown = EmulatorSettings {
             rule: toml::Table::from_iter([("id".to_owned(), "offsite".into())]),
             ..settings(2, 2, 0.5)

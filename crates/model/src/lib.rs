@@ -36,7 +36,7 @@ pub use checkpoint::{Checkpoint, CheckpointError};
 pub use config::Config;
 pub use emulator::{Emulator, EmulatorError, EmulatorSettings};
 pub use names::{Part, Role, TensorInfo, module_path, tensor_name, tensors};
-pub use net::{Cache, DropoutSeed, Net, NetError, Taps, Teacher};
+pub use net::{Cache, DropoutSeed, Influence, Net, NetError, Taps, Teacher};
 pub use perturb::Perturbation;
 pub use quantise::{EmulatorDtype, QuantisedSource};
 pub use spec::{Activation, Biases, Family, Norm, NormKind, Placement, Positions, Proj, RopeScaling, Spec};

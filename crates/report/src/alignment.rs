@@ -1,6 +1,10 @@
 //! How far an emulator is from the model that it stands for, and what aligning it changed.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
+
+use crate::format::significant;
 
 /// How far emulator and model are apart on some data, with one adapter in both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -23,6 +27,14 @@ impl Distance {
             Some(kl) => ("KL", kl),
             None => ("hidden-state distance", self.hidden),
         }
+    }
+}
+
+/// `hidden states 0.0312, KL 0.102`.
+impl fmt::Display for Distance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "hidden states {}", significant(self.hidden, 3))?;
+        self.kl.map_or(Ok(()), |kl| write!(f, ", KL {}", significant(kl, 3)))
     }
 }
 

@@ -187,6 +187,9 @@ pub struct OffSite {
     pub adapter: Vec<u64>,
     /// Layers that clients held.
     pub kept: Vec<u64>,
+    /// What each layer of the whole model does to the stream (arXiv:2403.03853), where that decided which ones clients held.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub influence: Vec<f64>,
     /// Scalars that clients held, embeddings and head included.
     pub held: u64,
     /// Scalars of the whole model.

@@ -24,6 +24,11 @@ pub fn summary(summary: &Summary, findings: &[Finding]) -> String {
     if let Some(gaps) = off_site(summary) {
         facts.push(("gaps", gaps));
     }
+    if let Some(a) = summary.off_site.as_ref().and_then(|o| o.aligned.as_ref()) {
+        let began = a.distilled.map_or_else(String::new, |d| format!("; before distillation {}", d.before));
+        let on = format::counted(a.held_out, "public sequence");
+        facts.push(("apart", format!("{} at the end on {on} never trained on{began}", a.last)));
+    }
     if let Some(q) = &summary.queries {
         let budget = q.budget.map(|b| format!(" of {}", format::count(b))).unwrap_or_default();
         let what = format!("{}{budget} examples with {} access", format::count(q.examples), q.access);

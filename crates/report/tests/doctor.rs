@@ -44,6 +44,23 @@ fn each_signature_is_found_where_it_was_provoked() {
     }
 }
 
+/// A search has no training keys to change.
+#[test]
+fn an_over_fitted_search_is_not_told_to_train_less() {
+    let mut s = run(Sick::OverFitting, 10, 24, 1);
+    let advice = |s: &sample::Sample| {
+        let findings = examine(&Run { rounds: &s.rounds, summary: Some(&s.summary) });
+        findings.into_iter().find(|f| f.id == "over_fitting").unwrap().advice
+    };
+    assert!(advice(&s).contains("`local_steps`"));
+    s.summary.queries = Some(Queries::default());
+    let said = advice(&s);
+    assert!(
+        said.contains("num_rounds = ") && !said.contains("local_steps") && !said.contains("lora"),
+        "{said}"
+    );
+}
+
 #[test]
 fn the_provoked_signatures_are_all_there_are() {
     for d in ALL {

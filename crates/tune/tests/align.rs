@@ -12,8 +12,8 @@ use antiphon_core::{ClientId, Round};
 use antiphon_data::Sequence;
 use antiphon_kernels::Cpu;
 use antiphon_model::emulator::{EmulatorSettings, Tensors};
-use antiphon_model::{Emulator, Spec, Task, TensorSource, Weights};
-use antiphon_tune::align::HiddenAt;
+use antiphon_model::{Emulator, Pooling, Spec, Task, TensorSource, Weights};
+use antiphon_tune::align::{HiddenAt, influence};
 use antiphon_tune::{Align, AlignSettings, Alignment, Distance, Sides, TuneError};
 use common::Checkpoint;
 use common::world::sequences;
@@ -36,7 +36,7 @@ impl World {
     fn new(spec: Spec, task: Task, rate: f64) -> Self {
         let rule = toml::Table::from_iter([("id".to_owned(), "offsite_tuning".into())]);
         let settings = EmulatorSettings { adapter_bottom: 1, adapter_top: 1, drop_rate: rate, rule };
-        let emulator = Emulator::new(spec.layers, &settings).unwrap();
+        let emulator = Emulator::new(spec.layers, &settings, &[]).unwrap();
         let short = emulator.spec(&spec).unwrap();
         let source = Checkpoint { spec: spec.clone(), task };
         let b = Cpu::serial();
@@ -128,6 +128,24 @@ fn without_a_drop_there_is_no_distance() {
     )
     .unwrap();
     assert_eq!(phi, world.phi);
+}
+
+/// Whichever row the head of the task reads, every row is measured.
+#[test]
+fn what_blocks_do_depends_neither_on_threads_nor_on_the_head() {
+    let bert = Spec { layers: 6, ..common::bert() };
+    let tasks = [Pooling::Mean, Pooling::Cls].map(|pooling| Task::Classify { classes: 3, pooling });
+    let measured = |spec: &Spec, task, threads| {
+        let b = Cpu::threads(threads);
+        let weights = Weights::load(&b, spec, task, &Checkpoint { spec: spec.clone(), task }).unwrap();
+        influence(&b, weights, task, &sequences(20, 3, 3), &AtomicBool::new(false)).unwrap()
+    };
+    let found = measured(&bert, tasks[0], 1);
+    assert!(found.len() == 6 && found.iter().all(|s| *s > 1e-3 && *s < 2.0), "{found:?}");
+    assert_eq!(found, measured(&bert, tasks[1], 3));
+    let causal = measured(&llama(), Task::CausalLm, 1);
+    assert_eq!(causal, measured(&llama(), Task::CausalLm, 3));
+    assert!(causal.windows(2).any(|w| w[0] != w[1]));
 }
 
 #[test]

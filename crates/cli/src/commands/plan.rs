@@ -152,8 +152,10 @@ fn off_site(session: &Session) -> serde_json::Value {
             "whole": disclosed.whole,
             "share": disclosed.share(),
             "sent_once": disclosed.sent_once,
+            "influence": session.influence(),
             "alignment": o.aligner.as_ref().map(|a| {
                 let (changes, bytes) = a.changes(session.policy.num_rounds);
+                let price = session.alignment_price().unwrap_or_default();
                 json!({
                     "scalars": a.dim(),
                     "public": a.public.train.len(),
@@ -163,6 +165,9 @@ fn off_site(session: &Session) -> serde_json::Value {
                     "align_steps": a.steps().1,
                     "changes": changes,
                     "bytes_per_change": bytes,
+                    "bytes_per_round": price.bytes_per_round,
+                    "forwards": price.forwards,
+                    "flop": price.flop,
                     "bytes_at_most": u64::from(changes) * bytes * session.people.len() as u64,
                 })
             }),
@@ -252,7 +257,10 @@ pub(super) fn text(session: &Session, p: &Prediction) -> String {
     if let Some(value) = held(session) {
         rows.insert(2, ("clients hold", value));
     }
-    if let Some(value) = aligned(session) {
+    if let Some(value) = influence(session) {
+        rows.insert(3, ("influence", value));
+    }
+    if let Some(value) = aligned(session, p) {
         rows.insert(3, ("alignment", value));
     }
     let mut out = String::new();
@@ -285,8 +293,22 @@ fn held(session: &Session) -> Option<String> {
     ))
 }
 
+/// What each layer does, where that decides which of the middle clients hold.
+fn influence(session: &Session) -> Option<String> {
+    let (scores, offsite) = (session.influence()?, session.offsite.as_ref()?);
+    let emulator = &offsite.emulator;
+    let between = |l: &usize| emulator.adapter().binary_search(l).is_err();
+    let each = |l: usize| format!("layer {l} {:.3}", scores[l]);
+    let list: Vec<String> = (0..scores.len()).filter(between).map(each).collect();
+    Some(format!(
+        "measured at the start on the public data that the owner trains on: {}; the least of them stay with the owner",
+        list.join(", ")
+    ))
+}
+
 /// How the owner brings the emulator nearer to the model, and what that sends; `None` where it does not.
-fn aligned(session: &Session) -> Option<String> {
+fn aligned(session: &Session, p: &Prediction) -> Option<String> {
+    let price = session.alignment_price()?;
     let aligner = session.offsite.as_ref()?.aligner.as_ref()?;
     let (changes, each) = aligner.changes(session.policy.num_rounds);
     let (distill, align) = aligner.steps();
@@ -296,16 +318,20 @@ fn aligned(session: &Session) -> Option<String> {
     }
     if changes > 0 {
         parts.push(format!(
-            "{changes} times {align} steps between rounds, {} to each client after each, not below",
-            bytes(each as f64)
+            "{changes} times {align} steps between rounds, after each {} to each client and at least {} a round, not below",
+            bytes(each as f64),
+            bytes(price.bytes_per_round as f64)
         ));
     }
     Some(format!(
-        "{} scalars of the middle on {} public sequences ({} more to measure on), {}; its work is not in the time below",
+        "{} scalars of the middle on {} public sequences ({} more to measure on), {}; {} sequences forward through both models, \
+         about {} that are not in the time below",
         count(aligner.dim() as u64),
         count(aligner.public.train.len() as u64),
         count(aligner.public.held_out.len() as u64),
-        if parts.is_empty() { "never".to_owned() } else { parts.join(", ") }
+        if parts.is_empty() { "never".to_owned() } else { parts.join(", ") },
+        count(price.forwards),
+        seconds(price.flop / p.flops_per_second)
     ))
 }
 

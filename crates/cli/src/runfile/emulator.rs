@@ -23,7 +23,7 @@ pub struct EmulatorSection {
     /// How the middle's linear maps are stored at clients and sent to them: `int8` or `nf4`. Absent: as in the checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dtype: Option<antiphon_model::EmulatorDtype>,
-    /// What the owner aligns the emulator on; needed by `distill` and `align`.
+    /// What the owner aligns the emulator on; needed by `distill`, `align` and the rule `importance`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public: Option<PublicSettings>,
     /// How the emulator's middle is trained once, before the first round, to stand for the whole middle.
@@ -99,7 +99,14 @@ impl EmulatorSection {
                  leave one of them out; `emulator.send = \"int8\"` sends the changes of an alignment in fewer bytes",
             );
         }
+        let measured = self.division().rule().is_ok_and(|rule| rule.measured());
         let Some(public) = &self.public else {
+            if measured {
+                return refuse(
+                    "emulator.rule measures what each layer does, which needs [emulator.public]: `path`, or `share` of the \
+                     data that no client gets; `offsite_tuning` and `federatedscope` look at no data",
+                );
+            }
             if self.aligns() {
                 return refuse(
                     "[emulator.distill] and [emulator.align] need [emulator.public]: `path`, or `share` of the data that \

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use antiphon_algo::{Checked, ServerStep};
-use antiphon_core::{ClientId, Round};
+use antiphon_core::{ClientId, Digest, Round};
 use antiphon_oracle::Usage;
 use antiphon_protocol::Policy;
 use antiphon_report::{Alignment, Evaluation, Gauge};
@@ -69,7 +69,12 @@ impl Trial for Session {
                 why: "the base model has changed since the run began",
             },
         ];
-        pins.into_iter().chain(split).collect()
+        let influence = self.influence().map(|scores| Pin {
+            key: "influence",
+            value: Digest::of(&scores.iter().flat_map(|s| s.to_le_bytes()).collect::<Vec<_>>()).to_hex(),
+            why: "the layers do something else on the public data than when the run began, and others would be left out",
+        });
+        pins.into_iter().chain(split).chain(influence).collect()
     }
 
     fn start(&self) -> Vec<f32> {

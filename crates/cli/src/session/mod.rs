@@ -136,15 +136,22 @@ impl Session {
         let workers = if file.run.workers == 0 { machine::cores() } else { file.run.workers };
         let backend = Arc::new(Cpu::serial());
         // an adapter that is given stands on the whole model
-        let divided = if trained.is_some() { None } else { offsite::divide(&loaded, &base)? };
-        let (division, method) = divided.map_or((None, method), |(e, m)| (Some(e), m));
-        let spec = match &division {
+        let (mut divided, mut public, mut method) = (None, None, method);
+        if trained.is_none() {
+            let (shared, notes) = (std::mem::take(&mut gathered.public), &mut gathered.notes);
+            public = offsite::public(&loaded, &tokens, shared, &gathered.people, notes)?;
+            let owner = offsite::Owner { base: &base, task, public: public.as_ref(), workers, stop: &stop };
+            if let Some((division, adapter)) = offsite::divide(&loaded, &owner, progress)? {
+                (divided, method) = (Some(division), adapter);
+            }
+        }
+        let spec = match &divided {
             None => base.spec().clone(),
-            Some(emulator) => emulator.spec(base.spec()).map_err(|layer| {
+            Some(d) => d.emulator.spec(base.spec()).map_err(|layer| {
                 Failure::new(Kind::Internal, format_args!("the emulator keeps layer {layer} of the base"))
             })?,
         };
-        let quantised = division.as_ref().and_then(|e| offsite::quantised(file, &base, &spec, e));
+        let quantised = divided.as_ref().and_then(|d| offsite::quantised(file, &base, &spec, &d.emulator));
         let source = quantised.as_ref().map_or(base.source(), |q| q);
         let weights = Weights::load(&*backend, &spec, task, source).fail(Kind::Model)?;
         let trained = trained.map(|dir| read_adapter(dir, &base, task, &gathered.labels)).transpose()?;
@@ -165,15 +172,9 @@ impl Session {
             .fail_at(Kind::Data, format_args!("data.sequence_len = {}", file.data.sequence_len))?;
         let tuning = Tuning::new(Arc::clone(&backend), Arc::new(net), recipe, shape, Arc::clone(&stop));
 
-        let offsite = match division {
-            Some(emulator) => {
-                let (shared, notes) = (std::mem::take(&mut gathered.public), &mut gathered.notes);
-                let public = offsite::public(&loaded, &tokens, shared, &gathered.people, notes)?;
-                Some(OffSite::new(&loaded, &base, emulator, &*method, &tuning, (longest, public))?)
-            }
-            None => None,
-        };
-
+        let offsite = divided
+            .map(|d| OffSite::new(&loaded, &base, d, &*method, &tuning, (longest, public)))
+            .transpose()?;
         let encode = |text: &str| tokens.plain(text);
         let start = Start { spec: &spec, base: base.source(), tokenize: Some(&encode), seed: file.run.seed };
         let theta = match trained {

@@ -9,15 +9,16 @@
 mod alignment;
 mod full;
 mod numbers;
+mod price;
 mod public;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use antiphon_data::Sequence;
 use antiphon_kernels::{Cpu, FrozenData};
-use antiphon_model::{Base, Emulator, Net, QuantisedSource, Spec, Weights, Wiring};
-use antiphon_tune::method;
-use antiphon_tune::{Method, Tuning};
+use antiphon_model::{Base, Emulator, Net, QuantisedSource, Spec, Task, Weights, Wiring};
+use antiphon_tune::{Method, Tuning, align, method};
 
 pub(crate) use alignment::Aligner;
 pub(super) use alignment::SLOT;
@@ -25,9 +26,11 @@ pub(crate) use numbers::numbers;
 pub(crate) use public::Public;
 
 use super::clients::Person;
+use super::evaluate::interrupted_or;
 use super::{Blame, Session, Tokens, recipe};
 use crate::error::{Fail, Failure, Kind};
 use crate::machine;
+use crate::progress::Progress;
 use crate::runfile::{HeadSharing, Loaded, RunFile};
 
 /// peft's key that puts a method on some layers.
@@ -40,13 +43,49 @@ pub(crate) struct OffSite {
     pub(crate) owner: Arc<Tuning<Cpu>>,
     /// What brings the emulator nearer to the model, where something does.
     pub(crate) aligner: Option<Aligner>,
+    /// What each layer of the model does to the stream, where the rule asks for it.
+    pub(crate) influence: Vec<f64>,
 }
 
-/// A division, and the method on the adapter's layers alone.
-type Divided = (Emulator, Box<dyn Method>);
+/// What the owner divides the model by.
+pub(super) struct Owner<'a> {
+    pub(super) base: &'a Base,
+    pub(super) task: Task,
+    pub(super) public: Option<&'a Public>,
+    pub(super) workers: usize,
+    pub(super) stop: &'a AtomicBool,
+}
+
+impl Owner<'_> {
+    /// The influence of each layer, on the public data that the owner trains on.
+    fn influence(&self, progress: &Progress) -> Result<Vec<f64>, Failure> {
+        let missing = || Failure::new(Kind::Internal, "a rule that measures, and no public data");
+        let sequences = &self.public.ok_or_else(missing)?.train;
+        progress.stage(&format!("measuring the layers on {} public sequences", sequences.len()));
+        let backend = Cpu::threads(self.workers);
+        let weights = Weights::load(&backend, self.base.spec(), self.task, self.base.source());
+        align::influence(&backend, weights.fail(Kind::Model)?, self.task, sequences, self.stop)
+            .map_err(interrupted_or(Kind::Model))
+    }
+}
+
+/// A model divided.
+pub(super) struct Divided {
+    pub(super) emulator: Emulator,
+    /// Of each layer, where the rule asks for it; else empty.
+    pub(super) influence: Vec<f64>,
+}
+
+/// A division, and the method on the adapter's layers.
+type Adapted = (Divided, Box<dyn Method>);
 
 /// The division that the run file asks for, and its method on the adapter's layers alone.
-pub(super) fn divide(loaded: &Loaded, base: &Base) -> Result<Option<Divided>, Failure> {
+pub(super) fn divide(
+    loaded: &Loaded,
+    owner: &Owner<'_>,
+    progress: &Progress,
+) -> Result<Option<Adapted>, Failure> {
+    let base = owner.base;
     let file = &loaded.settings;
     let Some(settings) = &file.emulator else { return Ok(None) };
     let refuse = |section: &str, why: &str| Err(loaded.source.blame(section, why));
@@ -60,12 +99,15 @@ pub(super) fn divide(loaded: &Loaded, base: &Base) -> Result<Option<Divided>, Fa
         let why = format!("[emulator] says which layers are trained: leave `{LAYERS}` out");
         return refuse("method", &why);
     }
-    let emulator = Emulator::new(base.spec().layers, &settings.division()).blame(loaded, "emulator")?;
+    let division = settings.division();
+    let measured = division.rule().blame(loaded, "emulator")?.measured();
+    let influence = if measured { owner.influence(progress)? } else { Vec::new() };
+    let emulator = Emulator::new(base.spec().layers, &division, &influence).blame(loaded, "emulator")?;
     let mut table = file.method.clone();
     let layers = emulator.adapter().iter().map(|&l| toml::Value::from(l as i64)).collect();
     table.insert(LAYERS.to_owned(), toml::Value::Array(layers));
     match method::build(&table) {
-        Ok(method) => Ok(Some((emulator, method))),
+        Ok(method) => Ok(Some((Divided { emulator, influence }, method))),
         // the table without the key has been built before: it is the key that is not known
         Err(_) => {
             let id = file.method.get("id").and_then(toml::Value::as_str).unwrap_or_default();
@@ -94,7 +136,7 @@ impl OffSite {
     pub(super) fn new(
         loaded: &Loaded,
         base: &Base,
-        emulator: Emulator,
+        Divided { emulator, influence }: Divided,
         method: &dyn Method,
         tuning: &Tuning<Cpu>,
         (longest, public): (usize, Option<Public>),
@@ -124,7 +166,7 @@ impl OffSite {
             }
             None => None,
         };
-        Ok(Self { emulator, owner: Arc::new(owner), aligner })
+        Ok(Self { emulator, owner: Arc::new(owner), aligner, influence })
     }
 }
 
@@ -182,6 +224,11 @@ impl Session {
     /// The model that the run makes: the whole one with the adapter in it, off-site, and what clients train otherwise.
     pub(crate) fn owner(&self) -> &Tuning<Cpu> {
         self.offsite.as_ref().map_or(&self.tuning, |o| &o.owner)
+    }
+
+    /// What each layer of the model does to the stream, where that decides which of them clients hold.
+    pub(crate) fn influence(&self) -> Option<&[f64]> {
+        self.offsite.as_ref().map(|o| &o.influence[..]).filter(|scores| !scores.is_empty())
     }
 
     /// What clients hold.

@@ -330,6 +330,9 @@ fn line(r: &RoundRecord, rounds: u64) -> String {
     if let Some(seconds) = r.wall_seconds {
         parts.push(format!("{seconds:.1} s"));
     }
+    if let Some(a) = &r.alignment {
+        parts.push(format!("emulator to model: {}", a.after));
+    }
     parts.join("  ")
 }
 

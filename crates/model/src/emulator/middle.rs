@@ -131,7 +131,7 @@ mod tests {
     fn emulator(layers: usize, bottom: usize, top: usize, rate: f64) -> Emulator {
         let rule = toml::Table::from_iter([("id".to_owned(), "offsite_tuning".into())]);
         let settings = EmulatorSettings { adapter_bottom: bottom, adapter_top: top, drop_rate: rate, rule };
-        Emulator::new(layers, &settings).unwrap()
+        Emulator::new(layers, &settings, &[]).unwrap()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use antiphon_core::{Entry, registry};
 use serde::Deserialize;
 
-use super::rules::{LayerRule, strides};
+use super::rules::{LayerRule, Middle, strides};
 
 pub(super) const ENTRY: Entry<dyn LayerRule> = Entry {
     id: "offsite_tuning",
@@ -22,7 +22,7 @@ impl LayerRule for OffsiteTuning {
         ENTRY.id
     }
 
-    fn keep(&self, n: usize, m: usize) -> Vec<usize> {
-        strides(n, m).map(|x| x.round_ties_even() as usize).collect()
+    fn keep(&self, middle: Middle<'_>) -> Vec<usize> {
+        strides(middle).map(|x| x.round_ties_even() as usize).collect()
     }
 }

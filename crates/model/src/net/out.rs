@@ -185,7 +185,7 @@ impl<B: Backend> Net<B> {
     }
 
     /// The rows of which the last block's MLP made a matrix of their own.
-    fn compact_rows<'b>(&self, batch: &'b Batch) -> Option<&'b [u32]> {
+    pub(super) fn compact_rows<'b>(&self, batch: &'b Batch) -> Option<&'b [u32]> {
         self.head_rows(batch, self.spec().layers.checked_sub(1)?)
     }
 

@@ -20,7 +20,8 @@ type Terms = [f64; 3];
 
 fn emulator(rate: f64) -> Emulator {
     let rule = toml::Table::from_iter([("id".to_owned(), "offsite_tuning".into())]);
-    Emulator::new(6, &EmulatorSettings { adapter_bottom: 1, adapter_top: 1, drop_rate: rate, rule }).unwrap()
+    let settings = EmulatorSettings { adapter_bottom: 1, adapter_top: 1, drop_rate: rate, rule };
+    Emulator::new(6, &settings, &[]).unwrap()
 }
 
 /// A student with its middle in a vector, and the model that it follows.

@@ -8,6 +8,7 @@ mod common;
 mod emulator;
 mod generation;
 mod golden;
+mod influence;
 mod laws;
 mod perturbed;
 mod pool;

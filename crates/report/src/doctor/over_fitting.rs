@@ -52,10 +52,18 @@ fn look(run: &Run<'_>) -> Option<Finding> {
             ),
             format!("training loss {} then, {} now", loss(then), loss(now)),
         ],
-        advice: format!(
-            "Stop earlier (`num_rounds = {}`), train less per round (`local_steps`, `learning_rate`) or less \
-             freely (`lora_r`, `lora_dropout`).",
-            best.0.0 + 1
-        ),
+        advice: advice(run, best.0.0 + 1),
     })
+}
+
+/// What to change, by the keys that the run has.
+fn advice(run: &Run<'_>, rounds: u32) -> String {
+    let searched =
+        run.rounds.iter().any(|r| r.spent.is_some()) || run.summary.is_some_and(|s| s.queries.is_some());
+    let less = if searched {
+        "search over fewer dimensions or tokens, or on more examples of each client"
+    } else {
+        "train less per round (`local_steps`, `learning_rate`) or less freely (`lora_r`, `lora_dropout`)"
+    };
+    format!("Stop earlier (`num_rounds = {rounds}`), {less}.")
 }

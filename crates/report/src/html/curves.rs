@@ -2,7 +2,7 @@
 
 use super::chart::{Band, Chart, Series, Unit};
 use super::write::Html;
-use super::{Report, section};
+use super::{Report, offsite, section};
 use crate::format::{self, counted};
 use crate::record::{Metrics, RoundRecord};
 use crate::results::{MEASURES, Measure};
@@ -16,6 +16,10 @@ pub(super) fn write(h: &mut Html, report: &Report<'_>) {
     loss(report).write(h);
     for m in MEASURES.iter().filter(|m| m.name != "loss") {
         quality(report, m).write(h);
+    }
+    for mut chart in offsite::charts(report) {
+        chart.prune();
+        chart.write(h);
     }
     norms(report.rounds).write(h);
     agreement(report.rounds).write(h);

@@ -8,6 +8,7 @@ mod curves;
 mod data;
 mod facts;
 mod findings;
+mod offsite;
 mod queries;
 mod result;
 mod study;

@@ -1,7 +1,7 @@
 //! The head of the page: what was run, what came of it, what it cost.
 
 use super::write::Html;
-use super::{Report, number, section};
+use super::{Report, number, offsite, section};
 use crate::format::{bytes, counted, percent, seconds, short};
 use crate::results::{Measure, Results, Who};
 use crate::summary::Summary;
@@ -37,7 +37,7 @@ pub(super) fn write(h: &mut Html, report: &Report<'_>) {
     h.raw("</header>");
     if let Some(results) = Results::of(s) {
         headline(h, &results, s);
-        table(h, &results, s);
+        table(h, &results, report);
     }
     tiles(h, s);
 }
@@ -76,7 +76,7 @@ fn headline(h: &mut Html, results: &Results, s: &Summary) {
     h.raw(".</p>");
 }
 
-fn table(h: &mut Html, results: &Results, s: &Summary) {
+fn table(h: &mut Html, results: &Results, report: &Report<'_>) {
     section(h, "result", "Result");
     h.open("p", &[("class", &"note")]).text(format_args!("On {}.", results.computed_on())).close("p");
     h.raw("<div class=\"wide\"><table class=\"result\"><thead><tr><th></th>");
@@ -111,10 +111,11 @@ fn table(h: &mut Html, results: &Results, s: &Summary) {
         h.raw("</td></tr>");
     }
     h.raw("</tbody></table></div>");
-    let notes = footnotes(s);
+    let notes = footnotes(report.summary);
     if !notes.is_empty() {
         h.element("p", "note", notes);
     }
+    offsite::write(h, report);
     h.raw("</section>");
 }
 

@@ -439,6 +439,7 @@ fn off_site(sick: Sick, metrics: &dyn Fn(f64, f64) -> Metrics) -> Option<OffSite
         layers: 14,
         adapter: vec![0, 1, 12, 13],
         kept: vec![0, 1, 2, 4, 6, 9, 11, 12, 13],
+        influence: Vec::new(),
         held: 14_000_000,
         whole: 22_713_216,
         sent_once: 56_000_000,

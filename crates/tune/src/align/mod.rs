@@ -16,6 +16,7 @@
 //!
 //! Deliberately missing: temperatures other than 1, the cosine distance of FedBiOT's program, gradient accumulation.
 
+mod influence;
 mod settings;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use antiphon_kernels::{Backend, Coef, Dst};
 use antiphon_model::emulator::Tensors;
 use antiphon_model::{Batch, Emulator, Mode, Net, Taps, Task, Teacher, Weights, Wiring, Workspace};
 
+pub use influence::influence;
 pub use settings::{Align, AlignSettings, HiddenAt, Terms};
 
 use crate::error::TuneError;

@@ -178,7 +178,7 @@ fn emulator(a: &BenchStep, whole: &Spec) -> Result<Option<Emulator>, Failure> {
     let Some(BenchEmulator { bottom, top, drop_rate }) = a.emulator else { return Ok(None) };
     let rule = toml::Table::from_iter([("id".to_owned(), "offsite_tuning".into())]);
     let settings = EmulatorSettings { adapter_bottom: bottom, adapter_top: top, drop_rate, rule };
-    Emulator::new(whole.layers, &settings).map(Some).fail_at(Kind::Usage, "--emulator")
+    Emulator::new(whole.layers, &settings, &[]).map(Some).fail_at(Kind::Usage, "--emulator")
 }
 
 /// The wiring and first values of what the step trains, on the blocks `adapter` alone if there are any.

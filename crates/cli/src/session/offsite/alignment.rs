@@ -139,6 +139,16 @@ impl Aligner {
         (self.distill.as_ref().map_or(0, |d| d.steps), self.again.as_ref().map_or(0, |(_, a)| a.steps))
     }
 
+    /// How it is distilled, and how it is aligned later.
+    pub(super) fn plans(&self) -> [Option<&Align>; 2] {
+        [self.distill.as_ref(), self.again.as_ref().map(|(_, how)| how)]
+    }
+
+    /// The middle's tensors.
+    pub(super) fn middle(&self) -> &Wiring {
+        &self.wiring
+    }
+
     /// How the emulator is aligned after `round`, if it is.
     fn due(&self, round: u32, rounds: u32) -> Option<&Align> {
         let (every, how) = self.again.as_ref()?;
@@ -224,6 +234,12 @@ impl Session {
                 self.align(aligner, how, &mut phi, &self.theta, (Round(0), DISTILLER), |_, phi| {
                     Ok((phi.to_vec(), None))
                 })?;
+            progress.note(&format!(
+                "distilled: {} → {} on {} public sequences that it never saw",
+                record.before,
+                record.after,
+                aligner.public.held_out.len()
+            ));
             let mut state = aligner.state();
             (state.held, state.exact, state.head.distilled) = (phi.clone(), phi, Some(record));
         }

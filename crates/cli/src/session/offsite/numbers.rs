@@ -42,6 +42,7 @@ pub(crate) fn numbers(
         layers: session.base.spec().layers as u64,
         adapter: indices(emulator.adapter()),
         kept: indices(emulator.kept()),
+        influence: session.influence().map(<[f64]>::to_vec).unwrap_or_default(),
         held: disclosed.held,
         whole: disclosed.whole,
         sent_once: disclosed.sent_once,
