@@ -61,13 +61,22 @@ fn read(points: &[Point], forwards: u64) -> Option<&Point> {
     points.iter().take_while(|p| p.forwards <= forwards).last()
 }
 
-/// From how many example forwards on a variant was better than a line at every point that was evaluated, at every seed.
+/// Where a variant begins to be better than a line at every point that was evaluated, at every seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pays {
+    /// At so many example forwards: where the slowest seed does.
+    From(u64),
+    /// Nowhere: some seed ended no better.
+    Never,
+}
+
+/// [`Pays`] against two lines; `None` where some run did not measure the line on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Threshold {
-    /// Than the base model as it was; `None` if some seed ended no better.
-    pub base: Option<u64>,
-    /// Than random search with as many forwards; `None` also where there was none.
-    pub random: Option<u64>,
+    /// The base model as it was.
+    pub base: Option<Pays>,
+    /// Random search with as many forwards.
+    pub random: Option<Pays>,
 }
 
 /// That of each variant with curves, by the measure `m`.
@@ -76,9 +85,11 @@ pub fn thresholds<'a>(study: &'a Study, m: &Measure) -> Vec<(&'a Variant, Thresh
     let curved = study.variants.iter().filter(|v| v.finished().any(|c| !c.curve.is_empty()));
     let of = |v: &'a Variant| {
         let against = |who: Who| {
-            let each = v.finished().map(|c| lasting(&c.curve, c.line_curves.get(who.label())?, m));
-            // the slowest seed decides
-            each.collect::<Option<Vec<u64>>>().and_then(|all| all.into_iter().max())
+            let each = v.finished().map(|c| Some(lasting(&c.curve, c.line_curves.get(who.label())?, m)));
+            let each: Vec<Option<u64>> = each.collect::<Option<_>>()?;
+            let slowest =
+                each.into_iter().collect::<Option<Vec<u64>>>().and_then(|all| all.into_iter().max());
+            Some(slowest.map_or(Pays::Never, Pays::From))
         };
         (v, Threshold { base: against(Who::Base), random: against(Who::RandomSearch) })
     };

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use antiphon_core::Digest;
 use serde::{Deserialize, Serialize};
 
-pub use curve::{Curve, Threshold, thresholds};
+pub use curve::{Curve, Pays, Threshold, thresholds};
 pub use measured::{Measured, Point};
 pub use own::beside;
 pub use spread::Spread;

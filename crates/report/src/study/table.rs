@@ -1,6 +1,6 @@
 //! Tables of a study: text in cells, the first column names the row.
 
-use super::curve::{Curve, Threshold, thresholds};
+use super::curve::{Curve, Pays, Threshold, thresholds};
 use super::line::lines;
 use super::{Measure, Spread, Study, Variant, own};
 use crate::format::{bytes, count, seconds};
@@ -121,7 +121,7 @@ pub fn budgets(study: &Study, m: &Measure) -> Option<Table> {
     (!rows.is_empty() && !study.forwards.is_empty()).then_some(Table { head, rows, note })
 }
 
-/// From where on each variant pays; `None` without curves.
+/// From where on each variant pays; `None` where no run measured a line on its way.
 #[must_use]
 pub fn pays(study: &Study) -> Option<Table> {
     let measures = study.measures();
@@ -133,16 +133,18 @@ pub fn pays(study: &Study) -> Option<Table> {
             if rows.len() == i {
                 rows.push(Row { name: v.name.clone(), variant: true, cells: Vec::new() });
             }
-            let searched = v.finished().any(|c| c.queries.is_some());
-            let text = |n: Option<u64>| n.map_or_else(|| "never".to_owned(), count);
-            rows[i].cells.push(Some(text(base)));
-            rows[i].cells.push(searched.then(|| text(random)));
+            let text = |pays| match pays {
+                Pays::From(forwards) => count(forwards),
+                Pays::Never => "never".to_owned(),
+            };
+            rows[i].cells.extend([base.map(text), random.map(text)]);
         }
     }
     let note = "Example forwards from which on every evaluation of every seed was better, on validation data. Random search \
                 stands beside searches only."
         .to_owned();
-    (!rows.is_empty()).then_some(Table { head, rows, note })
+    let any = rows.iter().any(|r| r.cells.iter().any(Option::is_some));
+    any.then_some(Table { head, rows, note })
 }
 
 /// `93.0 % ± 1.3 %`, or the value alone.
