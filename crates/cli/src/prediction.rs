@@ -113,7 +113,7 @@ impl Prediction {
         let mode = estimator.mode();
         let activations = planned_bytes(backend, spec, session.task, wiring, shape, mode) as u64;
         let cohort = session.policy.cohort_size(session.people.len()) as u64;
-        let trainable = wiring.schema.dim() as u64;
+        let trainable = session.changed();
         let shared = session.plan.schema().dim() as u64;
         let workers = (session.workers as u64).min(cohort);
         let state = match session.tuning.recipe().train.optimizer_state {

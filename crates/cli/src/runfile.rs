@@ -124,9 +124,35 @@ pub struct ModelSettings {
     /// For classification: whether the head is `federated` or `local`.
     #[serde(default)]
     pub head: HeadSharing,
+    /// For classification: fits the head, before the first round, to so many examples of every class that no client has. It is
+    /// where training begins; a search asks a sealed encoder with this head and never changes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_shots: Option<usize>,
     /// A chat template by name, such as `chatml`, instead of the checkpoint's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<String>,
+}
+
+impl ModelSettings {
+    /// Refuses a head that cannot be fitted or would be fitted in vain.
+    fn check(&self, s: &RunFile, name: &str) -> Result<(), Failure> {
+        let Some(shots) = self.head_shots else { return Ok(()) };
+        let classify = s.objective.get("id").and_then(toml::Value::as_str) == Some("classification");
+        let why = if shots == 0 {
+            "expected at least 1; leave it out for a head of random values"
+        } else if !classify {
+            "only a classification has a head to fit; set objective.id = \"classification\" or leave it out"
+        } else if s.oracle.endpoint.is_some() {
+            "the head is fitted in this process; leave `oracle.endpoint` out"
+        } else if s.emulator.is_some() {
+            "it is not known with [emulator]; leave one of them out"
+        } else if s.search.is_some() && self.head == HeadSharing::Local {
+            "a search never changes the head, so no client has its own; leave model.head = \"local\" out"
+        } else {
+            return Ok(());
+        };
+        Err(Failure::new(Kind::Settings, format_args!("{name}: model.head_shots = {shots}: {why}")))
+    }
 }
 
 /// `[federation]`.
@@ -324,6 +350,7 @@ fn check(s: &RunFile, name: &str) -> Result<(), Failure> {
     if let Some(emulator) = &s.emulator {
         emulator.check(name)?;
     }
+    s.model.check(s, name)?;
     let f = &s.federation;
     if f.num_rounds == 0 {
         return refuse("federation.num_rounds", &0, "at least 1");

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use antiphon_core::{ClientId, Digest, Purpose, Stream};
+use antiphon_core::{ClientId, Digest};
 
 use crate::encode::{
     EncodeError, EncodeReport, Encoded, LabelSet, LabelSetError, Policy, Task, Verbalizer, encode,
@@ -11,6 +11,7 @@ use crate::encode::{
 use crate::example::Example;
 use crate::format::{Detected, FormatError, ReadOptions, files, read};
 use crate::heterogeneity::{ClientShape, Heterogeneity};
+use crate::kept_back::{self, KeptBack, TooFew};
 use crate::partition::{self, PartitionError, Pool};
 use crate::settings::{Paths, Settings, SettingsError};
 use crate::split::{SplitError, split};
@@ -88,18 +89,29 @@ pub enum DataError {
         /// Examples.
         examples: usize,
     },
+    /// A class of which too few examples can be kept back.
+    #[error(transparent)]
+    TooFew(#[from] TooFew),
+    /// Every training example was kept back.
+    #[error(
+        "all {public} training examples are kept back, and clients have none: ask for fewer of every class"
+    )]
+    NothingLeft {
+        /// Examples kept back.
+        public: usize,
+    },
 }
 
 impl Federation {
     /// Reads, divides and splits. Relative paths start at `base`. A pure function of the files, the settings and the
     /// seed.
     pub fn load(settings: &Settings, base: &Path, seed: u64) -> Result<Self, DataError> {
-        Self::load_but(settings, base, seed, 0.0)
+        Self::load_but(settings, base, seed, KeptBack::Nothing)
     }
 
-    /// [`Federation::load`] that keeps a share of the examples, in `[0, 1)` and drawn by the seed, back as
-    /// [`Federation::public`] before the rest is divided.
-    pub fn load_but(settings: &Settings, base: &Path, seed: u64, share: f64) -> Result<Self, DataError> {
+    /// [`Federation::load`] that keeps examples, drawn by the seed, back as [`Federation::public`] before the rest is
+    /// divided.
+    pub fn load_but(settings: &Settings, base: &Path, seed: u64, back: KeptBack) -> Result<Self, DataError> {
         settings.check()?;
         let options = settings.read_options(base)?;
         let paths = files(&settings.path.resolve(base))?;
@@ -135,7 +147,11 @@ impl Federation {
         if all.examples.is_empty() {
             return Err(DataError::AllHeldOut { examples });
         }
-        let (examples, public) = keep_back(sample(all.examples, settings.max_examples, seed), share, seed);
+        let (examples, public) =
+            kept_back::draw(all.examples, settings.max_examples, back, &settings.labels, seed)?;
+        if examples.is_empty() {
+            return Err(DataError::NothingLeft { public: public.len() });
+        }
 
         let names: Vec<String> = names(&paths);
         let partition =
@@ -186,10 +202,12 @@ impl Federation {
         Digest::of(&bytes)
     }
 
-    /// The label set of classification: `labels` of the settings, otherwise every label of training data.
+    /// The label set of classification: `labels` of the settings, otherwise every label of training data, what is kept back
+    /// included.
     pub fn label_set(&self, settings: &Settings) -> Result<LabelSet, LabelSetError> {
         if settings.labels.is_empty() {
-            LabelSet::of(self.clients.iter().flat_map(|c| &c.train).filter_map(Example::label))
+            let trained = self.clients.iter().flat_map(|c| &c.train).chain(&self.public);
+            LabelSet::of(trained.filter_map(Example::label))
         } else {
             LabelSet::new(settings.labels.clone())
         }
@@ -314,31 +332,6 @@ fn by_field(clients: &mut [ClientExamples], validation: &mut Vec<Example>, test:
         c.validation.extend(validation.extract_if(.., &mut own));
         c.test.extend(test.extract_if(.., &mut own));
     }
-}
-
-/// `max` examples drawn by the seed, in their order; all of them if `max` is 0.
-fn sample(examples: Vec<Example>, max: usize, seed: u64) -> Vec<Example> {
-    if max == 0 || max >= examples.len() {
-        return examples;
-    }
-    let mut kept = vec![false; examples.len()];
-    let mut stream = Stream::keyed(seed, Purpose::Partition, None, None, "max_examples");
-    stream.choose(examples.len(), max).into_iter().for_each(|i| kept[i] = true);
-    examples.into_iter().zip(kept).filter_map(|(e, kept)| kept.then_some(e)).collect()
-}
-
-/// The examples in their order without `share` of them, drawn by the seed, and those.
-fn keep_back(examples: Vec<Example>, share: f64, seed: u64) -> (Vec<Example>, Vec<Example>) {
-    let count = (share * examples.len() as f64).round() as usize;
-    if count == 0 {
-        return (examples, Vec::new());
-    }
-    let mut back = vec![false; examples.len()];
-    let mut stream = Stream::keyed(seed, Purpose::Partition, None, None, "public");
-    stream.choose(examples.len(), count.min(examples.len())).into_iter().for_each(|i| back[i] = true);
-    let (kept, public): (Vec<_>, Vec<_>) = examples.into_iter().zip(back).partition(|(_, back)| !back);
-    let strip = |list: Vec<(Example, bool)>| list.into_iter().map(|(e, _)| e).collect();
-    (strip(kept), strip(public))
 }
 
 /// Names of files without folders and endings, where these tell them apart; otherwise the whole paths.

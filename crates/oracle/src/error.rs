@@ -28,6 +28,14 @@ pub enum OracleError {
         /// Of the prompt.
         found: usize,
     },
+    /// As many rows as this oracle does not put before a text.
+    #[error("a soft prompt of {found} rows, but this oracle was made for {expected}")]
+    Rows {
+        /// That it puts there.
+        expected: usize,
+        /// Of the prompt.
+        found: usize,
+    },
     /// A trainable vector of another length than the schema's.
     #[error("a trainable vector of {found} scalars, but this oracle's schema has {expected}")]
     Length {
@@ -74,6 +82,13 @@ impl OracleError {
     /// Whether the batch is known to have cost nothing.
     #[must_use]
     pub fn nothing_sent(&self) -> bool {
-        matches!(self, Self::Budget { .. } | Self::Width { .. } | Self::Length { .. } | Self::Question { .. })
+        matches!(
+            self,
+            Self::Budget { .. }
+                | Self::Width { .. }
+                | Self::Rows { .. }
+                | Self::Length { .. }
+                | Self::Question { .. }
+        )
     }
 }

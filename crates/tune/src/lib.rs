@@ -16,6 +16,7 @@ pub mod method;
 pub mod objective;
 pub mod optim;
 mod order;
+pub mod probe;
 pub mod scalars;
 pub mod schedule;
 pub mod settings;

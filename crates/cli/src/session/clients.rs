@@ -6,7 +6,7 @@ use std::sync::Arc;
 use antiphon_core::{ClientId, Digest};
 use antiphon_data::encode::{self, Encoded, Policy, Task};
 use antiphon_data::partition::PartitionError;
-use antiphon_data::{DataError, Federation, Heterogeneity, Sequence};
+use antiphon_data::{DataError, Federation, Heterogeneity, KeptBack, Sequence};
 use antiphon_report::{ClientData, DataReport, Truncation};
 
 use super::Tokens;
@@ -75,12 +75,11 @@ pub(crate) fn shown(file: &RunFile) -> String {
 /// `classify`: the objective is a class, not the next token.
 pub(crate) fn gather(loaded: &Loaded, tokens: &Tokens, classify: bool) -> Result<Gathered, Failure> {
     let file = &loaded.settings;
-    let kept_back = file.emulator.as_ref().and_then(|e| e.public.as_ref()?.share).unwrap_or(0.0);
-    let federation = Federation::load_but(&file.data, &loaded.dir, file.run.seed, kept_back)
+    let federation = Federation::load_but(&file.data, &loaded.dir, file.run.seed, kept_back(file))
         .map_err(|e| refused(loaded, &e))?;
     let policy = federation.policy(&file.data, classify, tokens).fail(Kind::Data)?;
     let encoded = federation.encode(&policy, tokens).fail(Kind::Data)?;
-    let public = encode::encode(&federation.public, &policy, tokens, "emulator.public").fail(Kind::Data)?;
+    let public = encode::encode(&federation.public, &policy, tokens, public_key(file)).fail(Kind::Data)?;
     let labels = match &policy.task {
         Task::Classes(set) => set.names().to_vec(),
         Task::Tokens { .. } => Vec::new(),
@@ -139,10 +138,24 @@ pub(crate) fn gather(loaded: &Loaded, tokens: &Tokens, classify: bool) -> Result
     })
 }
 
+/// What no client gets of the training data.
+pub(crate) fn kept_back(file: &RunFile) -> KeptBack {
+    let share = || file.emulator.as_ref()?.public.as_ref()?.share;
+    match file.model.head_shots {
+        Some(shots) => KeptBack::Shots(shots),
+        None => share().map_or(KeptBack::Nothing, KeptBack::Share),
+    }
+}
+
+/// The key of the run file that keeps examples back.
+fn public_key(file: &RunFile) -> &'static str {
+    if file.model.head_shots.is_some() { "model.head_shots" } else { "emulator.public" }
+}
+
 /// Identifies the division of the data that `loaded` asks for, without model or tokenizer.
 pub(crate) fn division(loaded: &Loaded) -> Result<Digest, Failure> {
     let file = &loaded.settings;
-    let federation = Federation::load(&file.data, &loaded.dir, file.run.seed);
+    let federation = Federation::load_but(&file.data, &loaded.dir, file.run.seed, kept_back(file));
     federation.map(|f| f.digest()).map_err(|e| refused(loaded, &e))
 }
 
@@ -150,6 +163,10 @@ pub(crate) fn division(loaded: &Loaded) -> Result<Digest, Failure> {
 fn refused(loaded: &Loaded, e: &DataError) -> Failure {
     let data = &loaded.settings.data;
     match e {
+        DataError::TooFew(_) | DataError::NothingLeft { .. } => {
+            let key = public_key(&loaded.settings);
+            Err::<(), _>(e).fail_at(Kind::Data, key).err().unwrap_or_else(|| Failure::new(Kind::Data, e))
+        }
         DataError::Settings(_) => loaded.source.blame("data", &e.to_string()),
         DataError::Partition(PartitionError::Config(config)) => {
             loaded.source.blame("data.partition", &config.to_string())

@@ -53,16 +53,6 @@ impl Embedded {
         Self { net, backend, tokens, facts, context, embedding_std, idle: Mutex::default(), stop }
     }
 
-    fn ids(&self, prompt: &Prompt) -> Result<Vec<u32>, Missing> {
-        match prompt {
-            Prompt::Tokens(ids) => Ok(ids.clone()),
-            Prompt::Text(text) => {
-                let encoded = self.tokens.0.encode(text, true);
-                encoded.map(|e| e.ids).map_err(|e| Missing::Malformed { reason: e.to_string() })
-            }
-        }
-    }
-
     fn label(&self, label: &Label) -> Result<Vec<u32>, Missing> {
         let ids = match label {
             Label::Tokens(ids) => ids.clone(),
@@ -83,7 +73,7 @@ impl Embedded {
     /// The question in ids; each of its labels with all but its last token is one sequence to read, and labels of one token
     /// share one.
     fn reading(&self, query: &ScoreQuery, soft: usize) -> Result<Reading, Missing> {
-        let prompt = self.ids(&query.prompt)?;
+        let prompt = prompt_ids(&self.tokens, &query.prompt)?;
         let labels = query.labels.iter().map(|l| self.label(l)).collect::<Result<Vec<_>, _>>()?;
         let longest = labels.iter().map(Vec::len).max().unwrap_or(1);
         let found = soft + prompt.len() + longest - 1;
@@ -197,7 +187,7 @@ impl Embedded {
     }
 
     fn write(&self, query: &TextQuery) -> Result<String, Missing> {
-        let ids = self.ids(&query.prompt)?;
+        let ids = prompt_ids(&self.tokens, &query.prompt)?;
         let wanted = query.max_tokens as usize;
         let found = ids.len() + wanted;
         if found > self.context {
@@ -238,8 +228,35 @@ fn failed(e: NetError) -> OracleError {
     OracleError::Other(Box::new(e))
 }
 
+/// Ids of a prompt.
+pub(super) fn prompt_ids(tokens: &Tokens, prompt: &Prompt) -> Result<Vec<u32>, Missing> {
+    match prompt {
+        Prompt::Tokens(ids) => Ok(ids.clone()),
+        Prompt::Text(text) => {
+            let encoded = tokens.0.encode(text, true);
+            encoded.map(|e| e.ids).map_err(|e| Missing::Malformed { reason: e.to_string() })
+        }
+    }
+}
+
+/// What an oracle inside this process counts for a question.
+pub(super) fn usage(query: Query<'_>) -> Usage {
+    let length = |prompt: &Prompt| match prompt {
+        Prompt::Tokens(ids) => ids.len() as u64,
+        // a token is a byte at least
+        Prompt::Text(text) => text.len() as u64 + 1,
+    };
+    let (rows, prompt, completion) = match query {
+        Query::Text(q) => (0, &q.prompt, u64::from(q.max_tokens)),
+        Query::Score(q) | Query::At(_, q) => (0, &q.prompt, 0),
+        Query::Soft(soft, q) => (soft.rows() as u64, &q.prompt, 0),
+    };
+    let prompt_tokens = rows + length(prompt);
+    Usage { calls: 1, examples: 1, prompt_tokens, completion_tokens: completion, ..Usage::ZERO }
+}
+
 /// In binary64.
-fn log_sum_exp(logits: &[f32]) -> f64 {
+pub(super) fn log_sum_exp(logits: &[f32]) -> f64 {
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|l| (f64::from(*l) - f64::from(top)).exp()).sum();
     sum.ln() + f64::from(top)
@@ -251,18 +268,7 @@ impl TextOracle for Embedded {
     }
 
     fn at_most(&self, query: Query<'_>) -> Usage {
-        let length = |prompt: &Prompt| match prompt {
-            Prompt::Tokens(ids) => ids.len() as u64,
-            // a token is a byte at least
-            Prompt::Text(text) => text.len() as u64 + 1,
-        };
-        let (rows, prompt, completion) = match query {
-            Query::Text(q) => (0, &q.prompt, u64::from(q.max_tokens)),
-            Query::Score(q) | Query::At(_, q) => (0, &q.prompt, 0),
-            Query::Soft(soft, q) => (soft.rows() as u64, &q.prompt, 0),
-        };
-        let prompt_tokens = rows + length(prompt);
-        Usage { calls: 1, examples: 1, prompt_tokens, completion_tokens: completion, ..Usage::ZERO }
+        usage(query)
     }
 
     fn generate(&self, batch: &[TextQuery]) -> Result<Answers<String>, OracleError> {

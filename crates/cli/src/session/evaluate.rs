@@ -56,7 +56,7 @@ impl Session {
     /// The base model as it was: without a prompt where one is searched, else with the method's first values.
     pub(crate) fn evaluate_base(&self, part: Part) -> Result<Evaluation, Failure> {
         match &self.searching {
-            Some(s) => Ok(self.summed(part, &self.scores(&s.plain, &|_| Cow::Borrowed(&[]), part)?)),
+            Some(s) => Ok(self.summed(part, &self.scores(&s.plain, &|_| Cow::Borrowed(&s.head[..]), part)?)),
             None => self.evaluate_whole(&self.theta, part),
         }
     }

@@ -211,7 +211,7 @@ fn facts(session: &Session, outcome: &Outcome, resumed_at: &[u64]) -> RunFacts {
             Some(_) => None,
             None => session.people.iter().map(|p| u64::from(session.local_steps(p))).max(),
         },
-        trainable: session.wiring.schema.dim() as u64,
+        trainable: session.changed(),
         parameters: Some(machine::parameters(session.base.spec(), session.task)),
         seed: file.run.seed,
         threads: session.workers as u64,

@@ -8,11 +8,13 @@ mod embedded;
 mod evaluate;
 mod execute;
 mod finish;
+mod head;
 mod here;
 mod offsite;
 mod personal;
 mod recorder;
 mod scalars;
+mod sealed;
 mod searching;
 mod tokens;
 mod trial;
@@ -45,7 +47,7 @@ use crate::runfile::{Loaded, RunFile};
 use searching::Parts;
 
 pub(crate) use audit::{Logged, replay};
-pub(crate) use clients::{Person, division, gather, inline, shown};
+pub(crate) use clients::{Person, division, gather, inline, kept_back, shown};
 pub(crate) use evaluate::split;
 pub(crate) use execute::{ClientState, Outcome, execute, resume};
 pub(crate) use finish::{Finished, Past, asked, conclude, publish_with, resumed_at};
@@ -179,7 +181,14 @@ impl Session {
         let start = Start { spec: &spec, base: base.source(), tokenize: Some(&encode), seed: file.run.seed };
         let theta = match trained {
             Some(adapter) => adapter.theta,
-            None => method.init(&wiring, &start).blame(&loaded, "method")?,
+            None => {
+                let mut theta = method.init(&wiring, &start).blame(&loaded, "method")?;
+                if file.model.head_shots.is_some() {
+                    let model = (&*backend, &weights);
+                    head::fit(&loaded, model, task, &gathered.public, &wiring, &mut theta)?;
+                }
+                theta
+            }
         };
         let scalars = Scalars::open(&loaded, &tuning, &theta, workers)?;
         let policy = policy(file);
@@ -193,6 +202,7 @@ impl Session {
             tokens: &tokens,
             people: &gathered.people,
             label_words: gathered.label_words.as_deref(),
+            labels: &gathered.labels,
             wiring: &wiring,
             theta: &theta,
             stop: &stop,
@@ -251,6 +261,11 @@ impl Session {
     /// The mathematics of what clients train.
     pub(crate) fn spec(&self) -> &Spec {
         &self.spec
+    }
+
+    /// Scalars that the run changes: a sealed head is none of them.
+    pub(crate) fn changed(&self) -> u64 {
+        self.searching.as_ref().map_or(self.wiring.schema.dim(), |s| s.searched) as u64
     }
 
     /// Whether sequences are classified.

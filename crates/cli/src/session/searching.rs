@@ -14,17 +14,18 @@ use antiphon_algo::{Checked, ServerStep};
 use antiphon_core::{ClientId, Purpose, Schema, Stream};
 use antiphon_data::Sequence;
 use antiphon_kernels::Cpu;
-use antiphon_model::{Net, Task, Weights, Wiring};
+use antiphon_model::{Net, PromptWiring, Task, Weights, Wiring};
 use antiphon_oracle::cache::{Cache, Cached};
 use antiphon_oracle::ledger::{Ledger, Metered};
 use antiphon_oracle::search::{self, Ground, PromptOf, Purse, Search, SearchError, Seeker};
 use antiphon_oracle::task::Question;
-use antiphon_oracle::{EmbedOracle, Grant, Label, OracleError, Soft, TextOracle, Usage};
+use antiphon_oracle::{EmbedOracle, Grant, Label, OracleError, Soft, Usage};
 use antiphon_report::{Baseline as Line, Gauge, Waypoint};
 use antiphon_tune::{Tuning, method};
 
 use super::embedded::Embedded;
-use super::{Blame, Person, Session, Tokens, recipe};
+use super::sealed::{Inside, Sealed};
+use super::{Blame, Person, Session, Tokens, head, recipe};
 use crate::args::Part;
 use crate::error::{Fail, Failure, Kind};
 use crate::runfile::Loaded;
@@ -33,9 +34,13 @@ use crate::runfile::Loaded;
 pub(crate) struct Searching {
     pub(crate) id: &'static str,
     search: Arc<dyn Search>,
-    oracle: Arc<Embedded>,
+    oracle: Arc<dyn EmbedOracle>,
     /// The base without any prompt: zero-shot.
     pub(crate) plain: Tuning<Cpu>,
+    /// Of a sealed encoder, frozen; empty for a language model.
+    pub(crate) head: Vec<f32>,
+    /// Scalars of a prompt.
+    pub(crate) searched: usize,
     purse: Purse,
     ledger: OnceLock<Arc<Ledger>>,
     questions: BTreeMap<ClientId, Arc<[Question]>>,
@@ -51,6 +56,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) tokens: &'a Tokens,
     pub(crate) people: &'a [Person],
     pub(crate) label_words: Option<&'a [u32]>,
+    /// Names of the classes; empty without.
+    pub(crate) labels: &'a [String],
     pub(crate) wiring: &'a Wiring,
     pub(crate) theta: &'a [f32],
     pub(crate) stop: &'a Arc<std::sync::atomic::AtomicBool>,
@@ -58,6 +65,40 @@ pub(crate) struct Parts<'a> {
 
 /// What a method that brings its own server brings.
 pub(crate) type Serving = (Checked, Box<dyn ServerStep>);
+
+impl Parts<'_> {
+    /// The prompt, if nothing else is trainable but a head.
+    fn prompt(&self) -> Option<&PromptWiring> {
+        let head = self.wiring.head.as_ref();
+        let scalars = head.map_or(0, |h| h.weight.len() + h.bias.as_ref().map_or(0, ExactSizeIterator::len));
+        self.wiring.prompt.as_ref().filter(|p| p.range.len() + scalars == self.theta.len())
+    }
+
+    /// The base without a prompt.
+    fn plain(&self) -> Result<Net<Cpu>, Failure> {
+        let net = self.tuning.net();
+        head::bare(self.loaded, self.backend, self.weights, net.task(), net.limits().max_len)
+    }
+
+    /// Whoever clients will ask, without ledger and grant.
+    fn oracle(&self, task: Task, head: &[f32], embedding_std: f64) -> Result<Arc<dyn EmbedOracle>, Failure> {
+        let file = &self.loaded.settings;
+        let workers = if file.run.workers == 0 { crate::machine::cores() } else { file.run.workers };
+        let (backend, plain) = (Arc::clone(self.backend), self.plain()?);
+        let tokens = Tokens::open(self.base, file)?;
+        let identity = (file.model.base_model.clone(), self.base.digest(workers));
+        let stop = Arc::clone(self.stop);
+        if task == Task::CausalLm {
+            return Ok(Arc::new(Embedded::new((backend, plain), tokens, identity, embedding_std, stop)));
+        }
+        let (wiring, longest) = (Arc::new(self.wiring.clone()), plain.limits().max_len);
+        let prompted =
+            Net::new(&*backend, Arc::clone(self.weights), task, wiring, longest).fail(Kind::Model)?;
+        let inside =
+            Inside { plain, prompted, head: head.to_vec(), names: self.labels.to_vec(), embedding_std };
+        Ok(Arc::new(Sealed::new(backend, inside, tokens, identity, stop)))
+    }
+}
 
 impl Searching {
     /// The search that the run file asks for; `None` where it asks for gradients. Refuses what the oracle does not give.
@@ -69,12 +110,23 @@ impl Searching {
         method.check(file.oracle.access).blame(loaded, "oracle")?;
         let spec = parts.base.spec();
         let only = |why: &str| Failure::new(Kind::Settings, format_args!("[search]: {why}"));
-        let prompt = parts.wiring.prompt.as_ref().filter(|p| p.range.len() == parts.theta.len());
-        let Some(prompt) = prompt else {
+        let Some(prompt) = parts.prompt() else {
             return Err(only("it searches a prompt and nothing else: set method.id = \"prompt\""));
         };
-        if parts.tuning.net().task() != Task::CausalLm {
-            return Err(only("it asks for the probabilities of answers: set objective.id = \"sft\""));
+        let task = parts.tuning.net().task();
+        if let Task::Classify { .. } = task {
+            if spec.causal {
+                return Err(only(
+                    "this model continues texts and is asked for the probabilities of answers: set objective.id = \"sft\"; \
+                     classes are asked of an encoder",
+                ));
+            }
+            if file.model.head_shots.is_none() {
+                return Err(only(
+                    "an encoder that is asked for classes needs a head before it is sealed: set model.head_shots = 16, \
+                     examples of each class that no client gets",
+                ));
+            }
         }
         let embedding_std = method::embedding_std(spec, parts.base.source()).fail(Kind::Model)?;
         let candidates = match method.candidates() {
@@ -89,24 +141,15 @@ impl Searching {
             seed: file.run.seed,
         };
         let search = method.prepare(&ground).blame(loaded, "search")?;
-        let longest = parts.tuning.net().limits().max_len;
-        let plain = || {
-            let wiring = Arc::new(Wiring::default());
-            Net::new(&**parts.backend, Arc::clone(parts.weights), Task::CausalLm, wiring, longest)
-                .fail(Kind::Model)
+        let head = parts.wiring.head.as_ref().map_or_else(Vec::new, |h| head::of(h, parts.theta));
+        let ask = |p: &Person| match task {
+            Task::CausalLm => questions(&p.train.sequences, parts.label_words),
+            Task::Classify { .. } => class_questions(&p.train.sequences, parts.labels),
         };
-        let workers = if file.run.workers == 0 { crate::machine::cores() } else { file.run.workers };
-        let oracle = Embedded::new(
-            (Arc::clone(parts.backend), plain()?),
-            Tokens::open(parts.base, file)?,
-            (file.model.base_model.clone(), parts.base.digest(workers)),
-            embedding_std,
-            Arc::clone(parts.stop),
-        );
-        let asked = parts.people.iter().map(|p| (p.id, questions(&p.train.sequences, parts.label_words)));
+        let asked = parts.people.iter().map(|p| (p.id, ask(p)));
         let plain = Tuning::new(
             Arc::clone(parts.backend),
-            Arc::new(plain()?),
+            Arc::new(parts.plain()?),
             recipe(loaded)?,
             parts.tuning.shape(),
             Arc::clone(parts.stop),
@@ -114,8 +157,10 @@ impl Searching {
         Ok(Some(Self {
             id: method.need().method,
             search,
-            oracle: Arc::new(oracle),
+            oracle: parts.oracle(task, &head, embedding_std)?,
             plain,
+            head,
+            searched: prompt.range.len(),
             purse: Purse::default(),
             ledger: OnceLock::new(),
             questions: asked.collect(),
@@ -156,7 +201,7 @@ impl Searching {
             let cache = Cache::open(&dir.join("answers.sqlite")).fail(Kind::RunDir)?;
             Arc::new(Cached::new(Arc::clone(&self.oracle), Arc::new(cache)))
         } else {
-            Arc::clone(&self.oracle) as Arc<dyn EmbedOracle>
+            Arc::clone(&self.oracle)
         };
         let paid = Arc::new(Metered::new(asked, Arc::clone(&ledger)));
         // a run begins once
@@ -200,14 +245,16 @@ impl Searching {
         }
     }
 
-    /// The trainable vector of the prompt that `state` stands for.
+    /// The trainable vector of the prompt that `state` stands for, a sealed head behind it.
     pub(crate) fn whole(&self, session: &Session, state: &[f32]) -> Result<Vec<f32>, Failure> {
-        match self.search.prompt(state).fail(Kind::Federation)? {
-            PromptOf::Soft(soft) => Ok(soft.values().to_vec()),
+        let mut rows = match self.search.prompt(state).fail(Kind::Federation)? {
+            PromptOf::Soft(soft) => soft.values().to_vec(),
             PromptOf::Tokens(ids) => {
-                method::token_rows(session.spec(), session.base.source(), &ids).fail(Kind::Model)
+                method::token_rows(session.spec(), session.base.source(), &ids).fail(Kind::Model)?
             }
-        }
+        };
+        rows.extend(&self.head);
+        Ok(rows)
     }
 
     /// Random search with as many queries as the run has spent, on everybody's examples in one place: the line that every
@@ -217,8 +264,7 @@ impl Searching {
         let all: Vec<Question> = self.questions.values().flat_map(|q| q.iter().cloned()).collect();
         let spent = self.spent();
         let candidates = ((spent.examples + spent.cache_hits) / all.len().max(1) as u64).max(1);
-        let grant = Grant::Embeddings(Arc::clone(&self.oracle) as Arc<dyn EmbedOracle>)
-            .at_most(session.file().oracle.access);
+        let grant = Grant::Embeddings(Arc::clone(&self.oracle)).at_most(session.file().oracle.access);
         let mut stream = Stream::keyed(session.file().run.seed, Purpose::Search, None, None, "random search");
         let luck =
             search::random_search(&*self.search, &grant, &all, candidates, &mut stream, session.workers);
@@ -268,6 +314,16 @@ pub(crate) fn questions(sequences: &[Sequence], words: Option<&[u32]>) -> Arc<[Q
         let together = labels.windows(2).all(|w| w[1].0 == w[0].0 + 1);
         let own = Label::Tokens(labels.iter().map(|(_, id)| *id).collect());
         together.then(|| Question { prompt, labels: [own].into(), answer: 0 })
+    };
+    sequences.iter().filter_map(question).collect()
+}
+
+/// The same of sequences that have a class: the names of all classes are asked.
+fn class_questions(sequences: &[Sequence], names: &[String]) -> Arc<[Question]> {
+    let labels: Arc<[Label]> = names.iter().map(|n| Label::Text(n.clone())).collect();
+    let question = |s: &Sequence| {
+        let answer = s.class? as usize;
+        Some(Question { prompt: s.ids.clone(), labels: Arc::clone(&labels), answer })
     };
     sequences.iter().filter_map(question).collect()
 }

@@ -137,7 +137,8 @@ fn blame(file: &StudyFile, variant: &Variant, failure: &Failure) -> Failure {
 /// The division of the data of `loaded`; each is made once.
 fn division(loaded: &Loaded, known: &mut BTreeMap<String, Digest>) -> Result<Digest, Failure> {
     let data = toml::to_string(&loaded.settings.data).fail(Kind::Internal)?;
-    let key = format!("{}\n{}\n{data}", loaded.settings.run.seed, loaded.dir.display());
+    let (seed, back) = (loaded.settings.run.seed, session::kept_back(&loaded.settings));
+    let key = format!("{seed}\n{}\n{back:?}\n{data}", loaded.dir.display());
     match known.get(&key) {
         Some(digest) => Ok(*digest),
         None => {

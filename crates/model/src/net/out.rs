@@ -122,6 +122,23 @@ impl<B: Backend> Net<B> {
         Ok(src(&ws.acts.out.classes, len))
     }
 
+    /// What the head of a classifier reads, `[sequences, hidden]`, after [`Net::forward`].
+    ///
+    /// # Errors
+    /// As [`Net::class_logits`].
+    pub fn pooled<'w>(
+        &self,
+        backend: &B,
+        params: &B::Buf,
+        batch: &Batch,
+        ws: &'w mut Workspace<B>,
+    ) -> Result<Src<'w, B::Buf>, NetError> {
+        self.classify(backend, params, batch, ws)?;
+        let OutActs { h, pooled: [pooled, _], .. } = &ws.acts.out;
+        let through = matches!(&self.parts.out, Out::Class { pooler: Some(_), .. });
+        Ok(src(if through { pooled } else { h }, batch.segments.len() * self.spec().hidden))
+    }
+
     /// Logits of the vocabulary at `rows` after [`Net::forward`], `[rows, vocab]`, into `logits`.
     ///
     /// # Errors

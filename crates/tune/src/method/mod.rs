@@ -88,7 +88,7 @@ fn read(base: &dyn TensorSource, name: &str, at: usize, out: &mut [f32]) -> Resu
 }
 
 /// A model that trains nothing but the head without which it has no task, if the task has one.
-pub(crate) fn head_alone(spec: &Spec, task: Task) -> Result<Wiring, MethodError> {
+pub fn head_alone(spec: &Spec, task: Task) -> Result<Wiring, MethodError> {
     let mut tensors = layout::Tensors::default();
     let head = head::wire(spec, task, &mut tensors);
     Ok(Wiring { head, schema: tensors.schema()?, ..Wiring::default() })
