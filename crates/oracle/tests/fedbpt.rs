@@ -59,6 +59,7 @@ fn server_and_clients_are_those_of_nvflare() {
         generations: file.generations,
         population: file.population,
         floor: file.floor,
+        decay: 1.0,
         covariance: Covariance::Full,
     };
     let clients = file.rounds[0].means.len();
@@ -84,12 +85,29 @@ fn server_and_clients_are_those_of_nvflare() {
 }
 
 fn isotropic(dim: usize) -> Settings {
-    Settings { dim, sigma: 1.0, generations: 4, population: 5, floor: 0.3, covariance: Covariance::Isotropic }
+    Settings {
+        dim,
+        sigma: 1.0,
+        generations: 4,
+        population: 5,
+        floor: 0.3,
+        decay: 1.0,
+        covariance: Covariance::Isotropic,
+    }
 }
 
 #[test]
 fn reducer_and_step_are_the_whole_server() {
-    let settings = isotropic(8);
+    let plain = halves(isotropic(8));
+    let decayed = halves(Settings { decay: 0.9, ..isotropic(8) });
+    // the first round is the same search, and the decay all that differs behind it
+    all_close("decay", &[decayed[1]], &[0.9 * plain[1]], 1e-5);
+    assert!(decayed[11] < plain[11]);
+}
+
+/// Compares the two over twelve rounds; the step sizes broadcast.
+fn halves(settings: Settings) -> Vec<f64> {
+    let mut sigmas = Vec::new();
     let places = Places::new(8);
     let parents = settings.client_constants().unwrap().mu;
     let mut whole = Server::new(settings, 3).unwrap();
@@ -103,6 +121,7 @@ fn reducer_and_step_are_the_whole_server() {
         let (mean, sigma) = places.read(&theta).unwrap();
         all_close("mean", &mean, whole.cma().mean(), 1e-5);
         all_close("sigma", &[sigma], &[whole.broadcast().sigma], 1e-5);
+        sigmas.push(sigma);
         let reports: Vec<Report> = (0..3)
             .map(|k| {
                 // in one round a client is far astray, and both pull it in alike
@@ -137,6 +156,7 @@ fn reducer_and_step_are_the_whole_server() {
         whole.close(&reports).unwrap();
     }
     assert!(whole.broadcast().sigma < 1.0, "the step size never moved");
+    sigmas
 }
 
 /// Examples of a task that a prompt can help: the answer is what the synthetic model likes least.

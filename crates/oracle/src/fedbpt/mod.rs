@@ -8,11 +8,13 @@
 //!                   f(x) = loss(x) / loss on perturbed inputs (x)        drawn once a round
 //! client → server   its mean, f of it, Σ_t σ_t²
 //! server            σ̂ = √(Σ_k Σ_t σ_{k,t}² / K / μ);  tell(means, f) with step size σ̂, all K parents, all foreign
-//!                   σ ← min(σ, σ · σ̂'/σ̂);  broadcast max(σ, floor)
+//!                   σ ← γ min(σ, σ · σ̂'/σ̂);  broadcast max(σ, floor)
 //! ```
 //!
 //! Ranks, not sizes of data, weigh the clients. `μ` is the number of parents of a client's generation, `σ̂'` the step size
-//! after the server's `tell`. The upper clamp is what NVFlare intends and does not do: there the carried value is
+//! after the server's `tell`. `γ = 1` in the paper: then `σ` hardly moves within a few rounds of many dimensions, because the path of the
+//! server's own adaptation is as long as a random one, and the mean wanders about a minimum at the length of a step. `γ < 1` is
+//! an annealing of our own. The upper clamp is what NVFlare intends and does not do: there the carried value is
 //! overwritten before the comparison. The floor holds for what is broadcast, not for what is carried.
 //!
 //! The covariance is inert within FedBPT's budgets at its 500 dimensions (`tests/cma.rs`), so the run-file form searches
@@ -48,6 +50,8 @@ pub struct Settings {
     pub population: usize,
     /// Least step size that is broadcast.
     pub floor: f64,
+    /// What the step size is multiplied with after each round, beside its adaptation; `1.0` in the paper.
+    pub decay: f64,
     /// What is learnt of the covariance.
     pub covariance: Covariance,
 }
@@ -60,6 +64,7 @@ impl Settings {
         generations: 8,
         population: 5,
         floor: 0.5,
+        decay: 1.0,
         covariance: Covariance::Full,
     };
 

@@ -63,7 +63,7 @@ impl Server {
         let means = reports.iter().map(|r| Candidate::foreign(r.mean.clone())).collect();
         let fitness: Vec<f64> = reports.iter().map(|r| r.fitness).collect();
         self.cma.tell(means, &fitness)?;
-        self.carried = self.carried.min(self.carried * self.cma.sigma() / sigma);
+        self.carried = self.settings.decay * self.carried.min(self.carried * self.cma.sigma() / sigma);
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ pub struct Steps {
     places: Places,
     first: f64,
     floor: f64,
+    decay: f64,
     state: Option<Carried>,
 }
 
@@ -28,7 +29,7 @@ impl Steps {
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
         let places = Places::new(settings.dim);
-        Self { places, first: settings.sigma, floor: settings.floor, state: None }
+        Self { places, first: settings.sigma, floor: settings.floor, decay: settings.decay, state: None }
     }
 
     fn length(what: &'static str, expected: usize, found: usize) -> Result<(), StepError> {
@@ -38,7 +39,8 @@ impl Steps {
 
 impl ServerStep for Steps {
     fn describe(&self) -> String {
-        format!("{NAME} dim={} sigma={} floor={}", self.places.dim, self.first, self.floor)
+        let Self { places, first, floor, decay, .. } = self;
+        format!("{NAME} dim={} sigma={first} floor={floor} decay={decay}", places.dim)
     }
 
     fn step(&mut self, theta: &mut [f32], delta: &[f32], _: usize) -> Result<(), StepError> {
@@ -57,7 +59,7 @@ impl ServerStep for Steps {
         }
         let length = carried.path.iter().map(|p| f64::from(*p).powi(2)).sum::<f64>().sqrt();
         let factor = (c.cs / c.damps * (length / c.chi - 1.0)).clamp(-1.0, 0.0).exp();
-        carried.sigma = (f64::from(carried.sigma) * factor) as f32;
+        carried.sigma = (f64::from(carried.sigma) * factor * self.decay) as f32;
         for (t, d) in theta[..dim].iter_mut().zip(delta) {
             *t -= d;
         }

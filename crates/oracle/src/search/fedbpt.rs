@@ -37,6 +37,9 @@ struct FedBpt {
     /// Least step size that is broadcast.
     #[serde(default = "half")]
     sigma_floor: f64,
+    /// Factor on the step size after each round, beside its adaptation, which hardly moves it within a few rounds. 1: the paper.
+    #[serde(default = "one")]
+    sigma_decay: f64,
     /// Spread of the prompt's rows over that of the embedding table.
     #[serde(default = "one")]
     alpha: f64,
@@ -89,6 +92,8 @@ impl FedBpt {
             expect(id, key, value, "finite and above 0", value > 0.0)?;
         }
         expect(id, "sigma_floor", self.sigma_floor, "0 or more", self.sigma_floor >= 0.0)?;
+        let decay = self.sigma_decay;
+        expect(id, "sigma_decay", decay, "above 0 and at most 1", decay > 0.0 && decay <= 1.0)?;
         expect(id, "local_iter", f64::from(self.local_iter), "1 or more", self.local_iter > 0)?;
         expect(id, "local_popsize", self.local_popsize as f64, "3 or more", self.local_popsize > 2)?;
         let rate = self.perturb_rate;
@@ -103,6 +108,7 @@ impl FedBpt {
             generations: self.local_iter,
             population: self.local_popsize,
             floor: self.sigma_floor,
+            decay: self.sigma_decay,
             covariance: Covariance::Isotropic,
         }
     }
