@@ -269,6 +269,30 @@ fn what_alignment_did_and_sent_is_said() {
     assert!(sent > 0);
 }
 
+/// The adapter stands beside the model's tensors, in the emulator and in the model that the emulator follows.
+#[test]
+fn bottlenecks_are_aligned_with_too() {
+    let toy = fedbiot();
+    let text = toy.read("run.toml");
+    let lora = "id = \"lora\"\nlora_r = 2\nlora_alpha = 4\ntarget_modules = \"all-linear\"";
+    assert!(text.contains(lora), "{text}");
+    toy.write("run.toml", text.replace(lora, "id = \"houlsby\"\nbottleneck_size = 4"));
+    toy.run("a", &["emulator.align.steps=20"]);
+    let o = &summary(&toy, "a")["off_site"];
+    for number in FIVE {
+        assert!(o[number]["loss"].as_f64().is_some_and(f64::is_finite), "{number}: {o}");
+    }
+    let hidden = |d: &Value| d["hidden"].as_f64().unwrap();
+    let rounds = lines(&toy, "a");
+    let aligned: Vec<&Value> = rounds.iter().map(|r| &r["alignment"]).filter(|a| a.is_object()).collect();
+    assert_eq!(aligned.len(), 3);
+    // what it is trained on comes nearer, with the adapter of the round
+    assert!(
+        aligned.iter().all(|a| hidden(&a["trained_on"]) > 0.0 && hidden(&a["before"]) != hidden(&a["after"]))
+    );
+    assert!(hidden(&o["aligned"]["last"]) < hidden(&o["aligned"]["distilled"]["before"]), "{o}");
+}
+
 #[test]
 fn one_client_off_site_is_tuning_the_emulator_in_one_place() {
     let toy = fedbiot();

@@ -20,7 +20,7 @@ mod update;
 
 use antiphon_core::{ConfigError, registry};
 
-pub use middle::{Joint, Tensors, live_tensors, plugged};
+pub use middle::{Joint, Tensors, bottleneck_values, live_tensors, plugged, with_bottlenecks};
 pub use rules::{LayerRule, Middle, RULES};
 pub use update::{Codec, Made, Update, UpdateError};
 

@@ -24,7 +24,7 @@ mod step;
 mod tuning;
 mod worker;
 
-pub use align::{Align, AlignSettings, Alignment, Distance, Sides};
+pub use align::{Adapter, Align, AlignSettings, Alignment, Distance, Sides};
 pub use client::Client;
 pub use error::TuneError;
 pub use estimator::{ESTIMATORS, Estimator, EstimatorError};

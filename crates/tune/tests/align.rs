@@ -12,9 +12,9 @@ use antiphon_core::{ClientId, Round};
 use antiphon_data::Sequence;
 use antiphon_kernels::Cpu;
 use antiphon_model::emulator::{EmulatorSettings, Tensors};
-use antiphon_model::{Emulator, Pooling, Spec, Task, TensorSource, Weights};
+use antiphon_model::{Emulator, Pooling, Spec, Task, TensorSource, Weights, Wiring};
 use antiphon_tune::align::{HiddenAt, influence};
-use antiphon_tune::{Align, AlignSettings, Alignment, Distance, Sides, TuneError};
+use antiphon_tune::{Adapter, Align, AlignSettings, Alignment, Distance, Sides, TuneError, method};
 use common::Checkpoint;
 use common::world::sequences;
 
@@ -53,6 +53,18 @@ impl World {
     }
 
     fn alignment(&self, sets: &[&[Sequence]], threads: usize, places: HiddenAt) -> Alignment<Cpu> {
+        let none = Wiring::default();
+        let adapter = Adapter { tensors: &Tensors::new(), wirings: [&none, &none], theta: &[] };
+        self.alignment_with(&adapter, sets, threads, places)
+    }
+
+    fn alignment_with(
+        &self,
+        adapter: &Adapter<'_>,
+        sets: &[&[Sequence]],
+        threads: usize,
+        places: HiddenAt,
+    ) -> Alignment<Cpu> {
         let sides = Sides {
             backend: Arc::new(Cpu::threads(threads)),
             emulator: &self.emulator,
@@ -60,7 +72,7 @@ impl World {
             teacher: &self.teacher,
             task: self.task,
         };
-        Alignment::new(&sides, &Tensors::new(), sets, (8, 2), places).unwrap()
+        Alignment::new(&sides, adapter, sets, (8, 2), places).unwrap()
     }
 }
 
@@ -146,6 +158,43 @@ fn what_blocks_do_depends_neither_on_threads_nor_on_the_head() {
     let causal = measured(&llama(), Task::CausalLm, 1);
     assert_eq!(causal, measured(&llama(), Task::CausalLm, 3));
     assert!(causal.windows(2).any(|w| w[0] != w[1]));
+}
+
+/// Bottlenecks are no tensors of the checkpoint: they stand in both models beside them, and alignment moves the middle alone.
+#[test]
+fn bottlenecks_stand_in_both_models() {
+    let houlsby = "id = 'houlsby'\nbottleneck_size = 3\nlayers_to_transform = [0, 5]";
+    let houlsby = method::build(&toml::from_str(houlsby).unwrap()).unwrap();
+    let tasks = [(llama(), Task::CausalLm), (Spec { layers: 6, ..common::bert() }, common::CLASSIFY)];
+    for ((spec, task), rate) in tasks.into_iter().flat_map(|t| [(t.clone(), 0.0), (t, 0.5)]) {
+        let world = World::new(spec.clone(), task, rate);
+        let on = [world.student.spec(), &spec].map(|s| houlsby.wire(s, task).unwrap());
+        let wirings = [&on[0], &on[1]];
+        let theta: Vec<f32> = (0..on[0].schema.dim()).map(|i| ((i * 7 % 11) as f32 - 5.0) * 0.1).collect();
+        let classes = if task == Task::CausalLm { 0 } else { 3 };
+        let (public, held) = (sequences(64, 1, classes), sequences(32, 2, classes));
+        let how = how(if classes == 0 { "language_model = 1\nhidden = 3\nkl = 1" } else { "hidden = 3" });
+        let go = AtomicBool::new(false);
+        let with = |theta: &[f32]| {
+            let adapter = Adapter { tensors: &Tensors::new(), wirings, theta };
+            world.alignment_with(&adapter, &[&public, &held], 2, HiddenAt::Layers)
+        };
+        let mut both = with(&theta);
+        let before = both.distance(&world.phi, &held, &go).unwrap();
+        if rate == 0.0 {
+            assert_eq!((before.hidden, before.kl.unwrap_or(0.0)), (0.0, 0.0));
+            continue;
+        }
+        // an adapter that does nothing is another one
+        let idle = with(&vec![0.0; theta.len()]).distance(&world.phi, &held, &go).unwrap();
+        assert!((before.hidden - idle.hidden).abs() > 1e-4 * idle.hidden, "{before:?} {idle:?}");
+        let mut phi = world.phi.clone();
+        both.train(&mut phi, &how, &public, (7, Round(0), ClientId(9)), &go).unwrap();
+        let after = both.distance(&phi, &held, &go).unwrap();
+        assert!(after.hidden < 0.9 * before.hidden, "{before:?} {after:?}");
+        // the adapter is as it was: a fresh pair of models with it is as far apart
+        assert_eq!(with(&theta).distance(&phi, &held, &go).unwrap(), after);
+    }
 }
 
 #[test]

@@ -161,7 +161,7 @@ impl OffSite {
         let owner = beside(loaded, (backend, weights), tuning, wiring, longest)?;
         let aligner = match &loaded.settings.emulator {
             Some(section) => {
-                let original = (Arc::clone(net.weights()), task, !net.wiring().bottlenecks.is_empty());
+                let original = (Arc::clone(net.weights()), task);
                 Aligner::new(loaded, section, &emulator, original, public)?
             }
             None => None,

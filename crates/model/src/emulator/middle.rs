@@ -2,9 +2,11 @@
 //!
 //! The blocks that stay of the middle begin as the checkpoint's and are then trained to stand for all of it (Xiao, Lin and
 //! Han 2023, arXiv:2302.04870, section 3.3; FedBiOT, arXiv:2406.17706, section 4.2). Both sides hold the same adapter then,
-//! as tensors in the place of the checkpoint's: [`plugged`].
+//! as tensors in the place of the checkpoint's ([`plugged`]); bottlenecks, which are nobody's tensors, as modules beside them
+//! ([`with_bottlenecks`]).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use antiphon_core::{Schema, SchemaError, TensorSpec};
 use antiphon_kernels::FrozenData;
@@ -14,7 +16,7 @@ use crate::export::merge;
 use crate::names::{self, Part, Role};
 use crate::spec::Spec;
 use crate::weights::{TensorSource, WeightsError};
-use crate::wiring::{HeadWiring, Task, Wiring};
+use crate::wiring::{Bottleneck, HeadWiring, Task, Wiring};
 
 /// Tensors by name, with their shapes.
 pub type Tensors = BTreeMap<String, (FrozenData, Vec<usize>)>;
@@ -121,6 +123,36 @@ pub fn plugged(
         out.insert(name, (FrozenData::Owned(values.into()), shape));
     }
     Ok(out)
+}
+
+/// `wiring` with the bottlenecks of `adapter`, whose values come after its own: those of [`bottleneck_values`].
+///
+/// # Errors
+/// A tensor that both have.
+pub fn with_bottlenecks(wiring: Wiring, adapter: &Wiring) -> Result<Wiring, SchemaError> {
+    let mut tensors = wiring.schema.tensors().to_vec();
+    let mut at = wiring.schema.dim();
+    let mut push = |range: &Range<usize>| {
+        tensors.extend(adapter.schema.iter().find(|(_, own)| own == range).map(|(t, _)| t.clone()));
+        at += range.len();
+        at - range.len()..at
+    };
+    let moved = |(&place, b): (&_, &Bottleneck)| {
+        let [down, down_bias, up, up_bias] = ranges(b).map(&mut push);
+        (place, Bottleneck { down, down_bias, up, up_bias, width: b.width })
+    };
+    let bottlenecks = adapter.bottlenecks.iter().map(moved).collect();
+    Ok(Wiring { schema: Schema::new(tensors)?, bottlenecks, ..wiring })
+}
+
+/// What the bottlenecks of `adapter` hold in `theta`, in the order of [`with_bottlenecks`].
+#[must_use]
+pub fn bottleneck_values(adapter: &Wiring, theta: &[f32]) -> Vec<f32> {
+    adapter.bottlenecks.values().flat_map(ranges).flat_map(|range| &theta[range.clone()]).copied().collect()
+}
+
+fn ranges(b: &Bottleneck) -> [&Range<usize>; 4] {
+    [&b.down, &b.down_bias, &b.up, &b.up_bias]
 }
 
 #[cfg(test)]

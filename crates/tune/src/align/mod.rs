@@ -7,7 +7,8 @@
 //! L(φ) = w_lm · CE(E_φ) + w_hid · mean_taps ‖h_E - h_M‖² / ‖h_M‖² + w_kl · 1/m Σ KL(M ‖ E_φ)
 //! ```
 //!
-//! over the middle `φ` alone: adapter, embeddings and head stand still in both. Offsite-Tuning (Xiao, Lin and Han 2023,
+//! over the middle `φ` alone: adapter, embeddings and head stand still in both. An adapter that is tensors of the checkpoint, or
+//! pairs that merge into them, is put in their place; bottlenecks stand after `φ` in the vector and are not stepped. Offsite-Tuning (Xiao, Lin and Han 2023,
 //! arXiv:2302.04870) is `w_lm = 1, w_hid = 30` at the end of the middle, once before the clients begin; FedBiOT (Wu et al.
 //! 2024, arXiv:2406.17706) aligns again after every round with the adapter of that round.
 //!
@@ -25,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use antiphon_core::{ClientId, Round};
 use antiphon_data::Sequence;
 use antiphon_kernels::{Backend, Coef, Dst};
-use antiphon_model::emulator::Tensors;
+use antiphon_model::emulator::{Tensors, bottleneck_values, with_bottlenecks};
 use antiphon_model::{Batch, Emulator, Mode, Net, Taps, Task, Teacher, Weights, Wiring, Workspace};
 
 pub use influence::influence;
@@ -64,6 +65,17 @@ pub struct Sides<'a, B: Backend> {
     pub task: Task,
 }
 
+/// The adapter of the moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Adapter<'a> {
+    /// What it puts in the place of the checkpoint's tensors.
+    pub tensors: &'a Tensors,
+    /// How it is wired on the emulator, and on the whole model: for what stands beside tensors.
+    pub wirings: [&'a Wiring; 2],
+    /// Its values, under both.
+    pub theta: &'a [f32],
+}
+
 /// Both models with one adapter in them, and the memory of a step.
 #[derive(Debug)]
 pub struct Alignment<B: Backend> {
@@ -75,8 +87,8 @@ pub struct Alignment<B: Backend> {
     /// Of the student and of the teacher.
     taps: [Taps<B>; 2],
     vectors: Vectors<B>,
-    /// The teacher's trainable vector: the unread head of a classification, or nothing.
-    unread: B::Buf,
+    /// The teacher's vector: the unread head of a classification, and the adapter's bottlenecks.
+    fixed: B::Buf,
     batch: Batch,
     picks: Vec<usize>,
 }
@@ -92,13 +104,13 @@ struct Sums {
 }
 
 impl<B: Backend> Alignment<B> {
-    /// `sides` with the adapter's tensors `plugged` into both, for batches of `micro` of `sequences`, compared at `places`.
+    /// `sides` with `adapter` in both, for batches of `micro` of `sequences`, compared at `places`.
     ///
     /// # Errors
     /// An adapter of another model; sequences longer than the models read; too little memory.
     pub fn new(
         sides: &Sides<'_, B>,
-        plugged: &Tensors,
+        adapter: &Adapter<'_>,
         sequences: &[&[Sequence]],
         (micro, optimizer_slots): (u32, usize),
         places: HiddenAt,
@@ -108,12 +120,18 @@ impl<B: Backend> Alignment<B> {
         let longest = sequences.iter().flat_map(|s| s.iter()).map(Sequence::len).max().unwrap_or(1);
         let wiring = emulator.wire_middle(student.spec(), *task).map_err(MethodError::from)?;
         let dim = wiring.schema.dim();
+        let [on_student, on_teacher] = adapter.wirings;
+        let beside = bottleneck_values(on_student, adapter.theta);
         let net = |weights: &Weights<B>, wiring: Wiring| -> Result<Net<B>, TuneError> {
-            let weights = weights.with(backend, plugged).map_err(antiphon_model::NetError::from)?;
+            let weights = weights.with(backend, adapter.tensors).map_err(antiphon_model::NetError::from)?;
             Ok(Net::new(&**backend, weights, *task, Arc::new(wiring), longest)?)
         };
-        let student = net(student, wiring)?;
-        let teacher = net(teacher, head_alone(teacher.spec(), *task)?)?;
+        let student = net(student, with_bottlenecks(wiring, on_student).map_err(MethodError::from)?)?;
+        let head = head_alone(teacher.spec(), *task)?;
+        let at = head.schema.dim();
+        let teacher = net(teacher, with_bottlenecks(head, on_teacher).map_err(MethodError::from)?)?;
+        let mut fixed = backend.alloc(at + beside.len())?;
+        backend.upload(&beside, Dst::new(&mut fixed, at, beside.len()))?;
         let mut joints = emulator.joints();
         if places == HiddenAt::End {
             joints.drain(..joints.len().saturating_sub(1));
@@ -129,8 +147,8 @@ impl<B: Backend> Alignment<B> {
         Ok(Self {
             own: student.workspace(backend, shape, Mode::Train)?,
             theirs: teacher.workspace(backend, shape, Mode::Infer)?,
-            vectors: Vectors::new(&**backend, dim, optimizer_slots)?,
-            unread: backend.alloc(teacher.wiring().schema.dim())?,
+            vectors: Vectors::with_fixed(&**backend, dim, &beside, optimizer_slots)?,
+            fixed,
             backend: Arc::clone(backend),
             picks: Vec::with_capacity(micro as usize),
             student,
@@ -255,11 +273,11 @@ impl<B: Backend> Alignment<B> {
     /// The loss of the batch at hand, and with `backward` its gradient.
     fn terms(&mut self, terms: Terms, backward: bool, sums: &mut Sums) -> Result<f64, TuneError> {
         let Self {
-            backend, student, teacher, own, theirs, taps: [mine, other], vectors, unread, batch, ..
+            backend, student, teacher, own, theirs, taps: [mine, other], vectors, fixed, batch, ..
         } = self;
         let b = &**backend;
         let Vectors { theta, grad, .. } = vectors;
-        teacher.forward_tapped(b, unread, batch, theirs, None, other)?;
+        teacher.forward_tapped(b, fixed, batch, theirs, None, other)?;
         student.forward_tapped(b, theta, batch, own, None, mine)?;
         let m = batch.labels().len() as f64;
         let (lm, kl) = if m > 0.0 { (terms.language_model, terms.kl) } else { (0.0, 0.0) };
@@ -270,7 +288,7 @@ impl<B: Backend> Alignment<B> {
             (loss, sums.nll) = (loss + lm * nll / m, sums.nll + nll);
         }
         if kl > 0.0 {
-            let of = Teacher { net: teacher, params: unread, workspace: theirs };
+            let of = Teacher { net: teacher, params: fixed, workspace: theirs };
             let to = (backward.then_some(&mut *grad), lm > 0.0);
             let apart = student.kl_loss(b, theta, batch, own, of, (kl / m) as f32, to)?;
             (loss, sums.kl) = (loss + kl * apart / m, sums.kl + apart);

@@ -26,6 +26,14 @@ impl<B: Backend> Vectors<B> {
         })
     }
 
+    /// The same with `fixed` more parameters after those that the optimiser moves, which a model reads beside them.
+    pub fn with_fixed(backend: &B, dim: usize, fixed: &[f32], slots: usize) -> Result<Self, BackendError> {
+        let mut all = Self::new(backend, dim, slots)?;
+        (all.theta, all.grad) = (backend.alloc(dim + fixed.len())?, backend.alloc(dim + fixed.len())?);
+        backend.upload(fixed, Dst::new(&mut all.theta, dim, fixed.len()))?;
+        Ok(all)
+    }
+
     /// The same without a gradient, for steps that form none: `(1 + slots) · dim` elements.
     pub fn without_gradient(backend: &B, dim: usize, slots: usize) -> Result<Self, BackendError> {
         Ok(Self {
@@ -44,7 +52,8 @@ impl<B: Backend> Vectors<B> {
 
     /// Sets the gradient to zero.
     pub fn zero_grad(&mut self, backend: &B) {
-        backend.fill(Dst::new(&mut self.grad, 0, self.dim), 0.0);
+        let len = backend.len(&self.grad);
+        backend.fill(Dst::new(&mut self.grad, 0, len), 0.0);
     }
 
     /// Takes step number `step` (from 1) along the gradient.

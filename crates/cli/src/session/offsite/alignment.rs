@@ -19,7 +19,7 @@ use antiphon_model::emulator::{Codec, Made, Update, live_tensors, plugged};
 use antiphon_model::{Task, Weights, Wiring};
 use antiphon_report::{Aligned, Alignment as Record, Distance, Metrics};
 use antiphon_tune::align::HiddenAt;
-use antiphon_tune::{Align, Alignment, Sides, TuneError};
+use antiphon_tune::{Adapter, Align, Alignment, Sides, TuneError};
 use serde::{Deserialize, Serialize};
 
 use super::Public;
@@ -82,7 +82,7 @@ impl Aligner {
         loaded: &Loaded,
         section: &EmulatorSection,
         emulator: &antiphon_model::Emulator,
-        (original, task, bottlenecks): (Arc<Weights<Cpu>>, Task, bool),
+        (original, task): (Arc<Weights<Cpu>>, Task),
         public: Option<Public>,
     ) -> Result<Option<Self>, Failure> {
         use crate::session::Blame;
@@ -97,11 +97,6 @@ impl Aligner {
         };
         let (distill, again) =
             (check(&section.distill, "emulator.distill")?, check(&section.align, "emulator.align")?);
-        if section.aligns() && bottlenecks {
-            let why = "bottlenecks stand beside the model's tensors, and alignment puts the adapter into them: use `full` or \
-                       `lora`, or leave [emulator.distill] and [emulator.align] out";
-            return Err(loaded.source.blame("method", why));
-        }
         let Some(public) = public.filter(|_| !emulator.is_whole()) else { return Ok(None) };
         let wiring = emulator.wire_middle(original.spec(), task).fail(Kind::Internal)?;
         let mut phi = vec![0.0; wiring.schema.dim()];
@@ -327,7 +322,8 @@ impl Session {
     ) -> Result<Alignment<Cpu>, Failure> {
         let offsite = self.offsite.as_ref().ok_or_else(|| Failure::new(Kind::Internal, "no emulator"))?;
         let (net, owner) = (self.tuning.net(), offsite.owner.net());
-        let adapter = plugged(self.base.source(), net.spec(), net.wiring(), theta).fail(Kind::Model)?;
+        let tensors = plugged(self.base.source(), net.spec(), net.wiring(), theta).fail(Kind::Model)?;
+        let adapter = Adapter { tensors: &tensors, wirings: [net.wiring(), owner.wiring()], theta };
         let sides = Sides {
             backend: Arc::new(Cpu::threads(self.workers)),
             emulator: &offsite.emulator,
