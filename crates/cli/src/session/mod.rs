@@ -140,7 +140,10 @@ impl Session {
         // an adapter that is given stands on the whole model
         let (mut divided, mut public, mut method) = (None, None, method);
         if trained.is_none() {
-            let (shared, notes) = (std::mem::take(&mut gathered.public), &mut gathered.notes);
+            // without an emulator, what is kept back is for a head
+            let shared =
+                if file.emulator.is_some() { std::mem::take(&mut gathered.public) } else { Vec::new() };
+            let notes = &mut gathered.notes;
             public = offsite::public(&loaded, &tokens, shared, &gathered.people, notes)?;
             let owner = offsite::Owner { base: &base, task, public: public.as_ref(), workers, stop: &stop };
             if let Some((division, adapter)) = offsite::divide(&loaded, &owner, progress)? {
