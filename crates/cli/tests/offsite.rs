@@ -293,6 +293,26 @@ fn bottlenecks_are_aligned_with_too() {
     assert!(hidden(&o["aligned"]["last"]) < hidden(&o["aligned"]["distilled"]["before"]), "{o}");
 }
 
+/// A real run and no made-up records: an emulator distilled closely on a few sequences is fitted to them, the adapter that follows
+/// outruns it, and what the adapter learns there is worth nothing in the model.
+#[test]
+fn the_doctor_knows_an_alignment_that_failed() {
+    let toy = fedbiot();
+    toy.write("public.jsonl", toy.read("data.jsonl"));
+    let signatures = ["fails_plugged_in", "drifted_emulator", "overfitted_alignment"];
+    let said = |run: &str, overrides: &[&str]| {
+        toy.run(run, &[&["emulator.align_every=100"], overrides].concat());
+        toy.antiphon(&["doctor", run]).out
+    };
+    let close = "emulator.distill={steps=60, learning_rate=1e-2, micro_batch_size=8, hidden=3.0, kl=1.0}";
+    let public = "emulator.public={path='public.jsonl'}";
+    let failed = said("failed", &[close, public, "train.learning_rate=3e-3", "train.local_steps=10"]);
+    assert!(signatures.iter().all(|s| failed.contains(s)), "{failed}");
+    assert!(failed.contains("after the distillation") && failed.contains("19 public sequences to align on"));
+    let gentle = said("gentle", &["train.learning_rate=1e-5"]);
+    assert!(!signatures.iter().any(|s| gentle.contains(s)), "{gentle}");
+}
+
 #[test]
 fn one_client_off_site_is_tuning_the_emulator_in_one_place() {
     let toy = fedbiot();
