@@ -203,11 +203,22 @@ pub struct EvalSettings {
     pub max_examples: usize,
     /// For a search: random search with as many queries stands beside it. At an endpoint it is paid from the same budget.
     pub random_search: bool,
+    /// For a search over labels: each client fits a scale and biases of its label scores to its validation data, and
+    /// `summary.json` shows what they do to its test data. No question more is asked. The value, such as 0.1, is the weight of
+    /// the pull towards the scores as they are. Default: no calibration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibrate: Option<f64>,
 }
 
 impl Default for EvalSettings {
     fn default() -> Self {
-        Self { every_rounds: 1, baselines: vec![Baseline::ZeroShot], max_examples: 0, random_search: true }
+        Self {
+            every_rounds: 1,
+            baselines: vec![Baseline::ZeroShot],
+            max_examples: 0,
+            random_search: true,
+            calibrate: None,
+        }
     }
 }
 
@@ -325,6 +336,18 @@ fn check(s: &RunFile, name: &str) -> Result<(), Failure> {
             Kind::Settings,
             format_args!("{name}: {why}; use [\"zero_shot\"], random search is added by itself"),
         ));
+    }
+    if let Some(penalty) = s.eval.calibrate {
+        if !(penalty > 0.0 && penalty.is_finite()) {
+            return refuse("eval.calibrate", &penalty, "a number above 0");
+        }
+        if s.search.is_none() {
+            return refuse(
+                "eval.calibrate",
+                &penalty,
+                "`[search]`: it is the scores of labels that are calibrated",
+            );
+        }
     }
     if let Some((key, found, expected)) = s.oracle.refusal() {
         return refuse(key, &found, expected);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use antiphon_oracle::ledger::{Ledger, Terms};
 use liar::{Liar, Said, echo, models};
 use serde_json::{Value, json};
-use support::Toy;
+use support::{Toy, labelled_rows};
 
 const SETTINGS: i32 = 3;
 const DATA: i32 = 4;
@@ -201,6 +201,87 @@ fn a_plan_sends_nothing_and_refuses_a_budget_that_cannot_do() {
     assert_eq!(server.asked.lock().unwrap().len(), 0, "nothing was sent");
 }
 
+/// What a plan says is asked at most, and is asked where nothing is remembered: batches of a search that do not fill a request,
+/// pieces of an evaluation, candidates of random search, the probe.
+#[test]
+fn a_plan_bounds_what_a_run_asks_and_is_close() {
+    let toy = toy();
+    let cases: [(&str, &[&str]); 5] = [
+        ("cached", &[]),
+        ("bare", &["oracle.cache=false"]),
+        ("few", &["oracle.cache=false", "oracle.prompts_per_request=2"]),
+        ("unlucky", &["oracle.cache=false", "eval.random_search=false", "search.batch_size=4"]),
+        // fewer examples than random search needs for one candidate
+        (
+            "short",
+            &["oracle.cache=false", "federation.num_rounds=1", "federation.fraction=0.1", "search.samples=2"],
+        ),
+    ];
+    for (name, keys) in cases {
+        let plan = toy.antiphon(&[&["plan", "run.toml", "--json"], keys].concat());
+        let plan: Value = serde_json::from_str(&plan.out).unwrap();
+        toy.run(name, keys);
+        let spent = &summary(&toy, name)["queries"];
+        let number = |v: &Value, key: &str| v["queries"][key].as_u64().unwrap();
+        let examples: u64 =
+            ["search", "evaluation", "random_search", "probe"].iter().map(|k| number(&plan, k)).sum();
+        for (what, bound, asked) in
+            [("examples", examples, &spent["examples"]), ("calls", number(&plan, "calls"), &spent["calls"])]
+        {
+            let asked = asked.as_u64().unwrap();
+            assert!(asked <= bound, "{name}: {asked} {what} where at most {bound} were planned");
+            assert!(name == "cached" || 4 * bound <= 5 * asked, "{name}: {asked} {what} of {bound} planned");
+        }
+    }
+}
+
+/// A client's scale and biases are fitted to what was asked in any case: ledger, prompt and rounds are those of a run without.
+#[test]
+fn labels_are_calibrated_without_a_further_question() {
+    let toy = toy();
+    toy.write("data.jsonl", labelled_rows(3, 24));
+    toy.edit(
+        "run.toml",
+        "format = \"prompt_completion\"",
+        "format = \"labelled\"\nverbalizer = { good = \"g\", bad = \"b\" }",
+    );
+    toy.edit("run.toml", "field = \"category\"", "field = \"domain\"");
+    toy.edit("run.toml", "loss = \"nll\"", "loss = \"cross_entropy\"");
+    let calibrate = "eval.calibrate=0.05";
+    toy.run("plain", &["oracle.cache=false"]);
+    toy.run("own", &["oracle.cache=false", calibrate]);
+    let (plain, own) = (summary(&toy, "plain"), summary(&toy, "own"));
+    assert_eq!(plain["queries"], own["queries"], "not one question more");
+    assert_eq!(left(&toy, "plain"), left(&toy, "own"));
+    assert!(plain.get("calibrated").is_none());
+    let c = &own["calibrated"];
+    assert_eq!(c["clients"].as_object().unwrap().len(), 3, "{c}");
+    for (_, fitted) in c["clients"].as_object().unwrap() {
+        assert!(fitted["examples"] == 3 && fitted["scale"] != 1.0, "{c}");
+        assert_eq!(fitted["bias"].as_array().unwrap().len(), 2, "{c}");
+    }
+    let loss = |which: &str| c[which]["global"]["loss"].as_f64().unwrap();
+    assert!(loss("plain") != loss("calibrated"), "{c}");
+    assert_eq!(c["plain"]["global"]["examples"], own["federated"]["global"]["examples"]);
+    assert_eq!(c["plain"]["global"]["accuracy"], own["federated"]["global"]["accuracy"]);
+    // in process the same model says the same
+    let inside = toy.read("run.toml").replace("endpoint = \"embedded\"\n", "");
+    toy.write("inside.toml", inside);
+    toy.antiphon(&["run", "inside.toml", "--out", "inside", calibrate])
+        .says(0, &["labels  calibrated by each client"]);
+    let within = summary(&toy, "inside")["calibrated"]["calibrated"]["global"]["loss"].as_f64().unwrap();
+    assert!((within - loss("calibrated")).abs() < 1e-4, "{within} {}", loss("calibrated"));
+    for (key, word) in [
+        ("eval.calibrate=0", "above 0"),
+        ("data.split.validation=0", "data.split.validation"),
+        ("data.verbalizer={}", "verbalizer"),
+    ] {
+        let refused = toy.antiphon(&["run", "run.toml", "--out", "no", calibrate, key]);
+        assert!(refused.code != Some(0) && refused.err.contains(word), "{key}: {refused:?}");
+        assert!(!toy.path("no").exists(), "{key}");
+    }
+}
+
 #[test]
 fn without_weights_and_budget_used_up_the_run_can_be_resumed() {
     // every third request fails once, and retries were not planned for
@@ -239,16 +320,18 @@ fn killed_again_and_again_a_run_never_overspends() {
     let calls = plan["queries"]["calls"].as_u64().unwrap() + 40;
     let limit = format!("oracle.budget.calls={calls}");
     let mut child = toy.start(&["run", "run.toml", "--out", "out", "oracle.retries=0", &limit]);
+    let mut fresh = 1;
     for round in 0..5_u64 {
         std::thread::sleep(Duration::from_millis(120 + 60 * round));
         let _ = child.kill();
         child.wait().unwrap();
         let asked =
             server.asked.lock().unwrap().iter().filter(|a| a.path == "/v1/completions").count() as u64;
-        // each start probes before the ledger is open
-        assert!(asked <= calls + 8 * (round + 1), "{asked} of {calls}");
+        // a start without a run directory has no ledger to be booked in: what it asks is a budget of its own, of ten questions
+        assert!(asked <= calls + 10 * fresh, "{asked} of {calls}");
         if !toy.path("out/run.toml").exists() {
             child = toy.start(&["run", "run.toml", "--out", "out", "oracle.retries=0", &limit]);
+            fresh += 1;
             continue;
         }
         if toy.path("out/ledger.sqlite").exists() {
@@ -267,8 +350,10 @@ fn two_runs_cannot_spend_one_ledger() {
     let held = Ledger::open(&toy.path("site.sqlite"), Terms::FREE).unwrap();
     let args = ["run", "run.toml", "--out", "out", "oracle.ledger=site.sqlite"];
     toy.antiphon(&args).says(RUN_DIR, &["site.sqlite", "in use by process", "give each"]);
+    // nothing was asked, so that nothing is left
+    assert!(!toy.path("out").exists());
     drop(held);
-    toy.antiphon(&["resume", "out"]).says(0, &[]);
+    toy.antiphon(&args).says(0, &[]);
     let spent = Ledger::open(&toy.path("site.sqlite"), Terms::FREE).unwrap().spent();
     assert_eq!(summary(&toy, "out")["queries"]["examples"], spent.examples);
 }

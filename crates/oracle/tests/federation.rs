@@ -121,7 +121,7 @@ impl Federation {
     }
 }
 
-const CASES: [(&str, &str, u32, f64); 6] = [
+const CASES: [(&str, &str, u32, f64); 7] = [
     // the perturbed fitness forbids prompts that act alike on every input, and in this model all do
     (
         "fedbpt",
@@ -155,6 +155,13 @@ const CASES: [(&str, &str, u32, f64); 6] = [
         "id = 'bdpl'\ncandidates = ''\nsamples = 12\nbatch_size = 5\nlearning_rate = 0.03\ntemperature = 1.0\n\
          loss = 'hinge'",
         16,
+        1.0,
+    ),
+    (
+        "bbt",
+        "id = 'bbt'\nintrinsic_dim = 6\nsigma = 0.5\npopsize = 8\ncandidates = 40\nselect_every = 10\n\
+         loss = 'cross_entropy'",
+        3,
         1.0,
     ),
     (
@@ -216,6 +223,8 @@ fn settings_that_make_no_sense_name_the_key() {
             "id = 'bdpl'\ncandidates = 'a b'\nbatch_size = 1\nlearning_rate = 0.0\nloss = 'nll'",
             "learning_rate",
         ),
+        ("id = 'bbt'\nintrinsic_dim = 5\ncandidates = 10\nselect_on = 1.0\nloss = 'hinge'", "select_on"),
+        ("id = 'bbt'\nintrinsic_dim = 5\ncandidates = 10\nselect_every = 0\nloss = 'hinge'", "select_every"),
         ("id = 'token_edits'\ncandidates = 'a b'\nedits = 0\nfillers = 1\nloss = 'nll'", "edits"),
     ] {
         let refused = search::build(&table.parse().unwrap()).unwrap_err().to_string();
@@ -232,6 +241,30 @@ fn a_budget_that_runs_out_ends_the_rounds_and_is_never_passed() {
     assert!(spent <= 2000 && spent > 1500, "{spent}");
     // counted where it was asked, not where it was promised: 40 questions were scored to make the data
     assert_eq!(federation.oracle.asked(), spent + 40);
+}
+
+/// Black-box tuning of one client: what comes out was best on examples that the search did not see, and the queries are as many as
+/// announced, not fewer.
+#[test]
+fn bbt_chooses_on_examples_kept_aside() {
+    let table = "id = 'bbt'\nintrinsic_dim = 6\nsigma = 0.5\npopsize = 8\ncandidates = 64\nselect_every = 1\nselect_on = 0.4\n\
+                 loss = 'hinge'";
+    let federation = Federation::new(table, 1.0, None);
+    let (search, start) = (&federation.search, federation.search.start());
+    let delta = (&mut &federation.crew[&ClientId(0)]).run(&start, Round(0)).unwrap().delta;
+    assert_eq!(federation.ledger.spent().examples, search.queries(10));
+    assert_eq!(search.queries(10), 64 * 6 + (64 + 1) * 4);
+    let end: Vec<f32> = start.iter().zip(&delta).map(|(s, d)| s - d).collect();
+    // the four kept aside, as the client chose them
+    let own = questions(&federation.oracle, 0);
+    let mut order: Vec<&Question> = own.iter().collect();
+    Stream::keyed(1, Purpose::Search, None, Some(ClientId(0)), "aside").shuffle(&mut order);
+    let aside: Vec<Question> = order[..4].iter().map(|q| (*q).clone()).collect();
+    let grant = Grant::Weights(Arc::clone(&federation.oracle) as _);
+    let loss =
+        |state: &[f32]| search.prompt(state).unwrap().fitness(&grant, &aside, Loss::Hinge).unwrap().loss;
+    let (before, after) = (loss(&start), loss(&end));
+    assert!(after < before, "{before} to {after}");
 }
 
 /// A client whose questions cannot be answered worse or better has gained nothing, however low its loss.

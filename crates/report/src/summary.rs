@@ -30,6 +30,9 @@ pub struct Summary {
     /// What a search without gradients has asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queries: Option<Queries>,
+    /// Label scores as each client calibrates them, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibrated: Option<Calibrated>,
     /// Bytes of all rounds.
     pub traffic: Traffic,
     /// Seconds from the start of the command to its end, the sum over resumed parts.
@@ -90,6 +93,31 @@ pub struct Queries {
     /// Numbers that were searched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub searched: Option<u64>,
+}
+
+/// Label scores of the prompt that was found, calibrated by each client on its own validation data. Losses are over the labels
+/// of the task: not to be compared with those over all continuations.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Calibrated {
+    /// Weight of the pull towards the scores as they are.
+    pub penalty: f64,
+    /// On test data, as the model says.
+    pub plain: Evaluation,
+    /// On test data, calibrated.
+    pub calibrated: Evaluation,
+    /// What each client found.
+    pub clients: BTreeMap<ClientId, Fitted>,
+}
+
+/// One client's calibration: label `c` of log-probability `l` counts `scale l + bias_c`, renormalised.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fitted {
+    /// `a`.
+    pub scale: f64,
+    /// `b`, one for each label.
+    pub bias: Vec<f64>,
+    /// Validation examples that it was fitted on; with none, the scores stay as they are.
+    pub examples: u64,
 }
 
 /// What was run.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::doctor::{Finding, Severity};
 use crate::format;
 use crate::results::{Results, Who};
-use crate::summary::Summary;
+use crate::summary::{Calibrated, Summary};
 
 /// The table, the costs and the findings.
 #[must_use]
@@ -34,6 +34,9 @@ pub fn summary(summary: &Summary, findings: &[Finding]) -> String {
         let what = format!("{}{budget} examples with {} access", format::count(q.examples), q.access);
         facts.push(("asked", what));
     }
+    if let Some(c) = &summary.calibrated {
+        facts.push(("labels", labels(c)));
+    }
     if let Some(rss) = summary.peak_rss_bytes {
         facts.push(("memory", format!("{} at its peak", format::bytes(rss as f64))));
     }
@@ -57,6 +60,22 @@ pub(crate) fn off_site(summary: &Summary) -> Option<String> {
         signed(gained),
         signed(left)
     ))
+}
+
+/// What each client's calibration does to the scores of labels.
+fn labels(c: &Calibrated) -> String {
+    let (before, after) = (&c.plain.global, &c.calibrated.global);
+    let mut out = "calibrated by each client".to_owned();
+    let numbers = [
+        ("loss among them", before.loss.zip(after.loss), format::loss as fn(f64) -> String),
+        ("accuracy", before.accuracy.zip(after.accuracy), format::percent),
+    ];
+    for (name, both, text) in numbers {
+        if let Some((before, after)) = both {
+            let _ = write!(out, ", {name} {} to {}", text(before), text(after));
+        }
+    }
+    out
 }
 
 fn rounds(summary: &Summary) -> String {

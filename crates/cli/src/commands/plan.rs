@@ -95,15 +95,16 @@ fn remote_text(draft: &Draft, plan: &Checked, n: &Needs) -> String {
         (
             "queries",
             format!(
-                "at most {} examples{}: {} to search, {} to evaluate, {} for random search",
+                "at most {} examples{}: {} to search, {} to evaluate, {} for random search, {} to probe",
                 count(n.examples()),
                 of(oracle.budget.examples),
                 count(n.search),
                 count(n.evaluation),
-                count(n.random_search)
+                count(n.random_search),
+                count(n.probe)
             ),
         ),
-        ("requests", format!("about {}{}", count(n.calls), of(oracle.budget.calls))),
+        ("requests", format!("at most {}{}, failures aside", count(n.calls), of(oracle.budget.calls))),
         (
             "tokens",
             format!(

@@ -41,7 +41,7 @@ pub(super) fn run(a: &Run, quiet: bool, json: bool) -> Result<(), Failure> {
             format_args!("{} is a file; --out names the folder to make", out.display()),
         ));
     }
-    let trial = open(loaded, &progress, stop_on_interrupt()?)?;
+    let trial = open(loaded, None, &progress, stop_on_interrupt()?)?;
     for note in trial.notes() {
         progress.note(note);
     }
@@ -97,10 +97,15 @@ struct Job<'a> {
     json: bool,
 }
 
-/// The run that a run file describes.
-fn open(loaded: Loaded, progress: &Progress, stop: Arc<AtomicBool>) -> Result<Box<dyn Trial>, Failure> {
+/// The run that a run file describes. `dir`: where it lies, if it goes on.
+fn open(
+    loaded: Loaded,
+    dir: Option<&Path>,
+    progress: &Progress,
+    stop: Arc<AtomicBool>,
+) -> Result<Box<dyn Trial>, Failure> {
     if loaded.settings.oracle.endpoint.is_some() {
-        return Ok(Box::new(Draft::open(loaded, progress, stop)?.connect(progress)?));
+        return Ok(Box::new(Draft::open(loaded, progress, stop)?.connect(dir, progress)?));
     }
     Ok(Box::new(Session::open(loaded, progress, stop)?))
 }
@@ -179,7 +184,7 @@ pub(super) fn resume(a: &args::Resume, quiet: bool, json: bool) -> Result<(), Fa
     for (round, error) in &from.skipped {
         progress.note(&format!("{round} is done again: {error}"));
     }
-    let trial = open(loaded, &progress, stop_on_interrupt()?)?;
+    let trial = open(loaded, Some(&a.dir), &progress, stop_on_interrupt()?)?;
     for Pin { key, value: now, why } in trial.pins() {
         if meta(key) != now {
             return Err(Failure::new(
@@ -299,12 +304,17 @@ fn absolute(loaded: &Loaded) -> Result<String, Failure> {
     Ok(std::path::absolute(dir).fail(Kind::Storage)?.display().to_string())
 }
 
-/// A flag that Ctrl+C raises; a second Ctrl+C ends the process at once, which loses nothing but the open round.
+/// A flag that Ctrl+C and whoever else asks the process to end raise; asked twice, it ends at once, which loses nothing but the
+/// open round. Either way it says so: a run that ends without a word was killed.
+#[allow(clippy::print_stderr, reason = "the terminal is the binary's")]
 fn stop_on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::SeqCst) {
+            eprintln!(
+                "asked twice to stop: ended at once, the open round is lost; `antiphon resume` goes on"
+            );
             std::process::exit(i32::from(Kind::Interrupted.code()));
         }
     })

@@ -2,14 +2,14 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use antiphon_algo::Checked;
 use antiphon_core::{Purpose, Stream};
 use antiphon_oracle::cache::{Cache, Cached};
-use antiphon_oracle::http::{Dialect, Found, HttpError, HttpOracle, Way};
+use antiphon_oracle::http::{Found, HttpError, HttpOracle, Way};
 use antiphon_oracle::ledger::{Ledger, Metered};
-use antiphon_oracle::search::{Purse, Search};
+use antiphon_oracle::search::{PromptOf, Purse, Search};
 use antiphon_oracle::task::Question;
 use antiphon_oracle::{
     Access, EmbedOracle, Grant, LogprobOracle, OracleError, ScoreQuery, TextOracle, Usage,
@@ -24,13 +24,13 @@ use crate::args::Part;
 use crate::error::{Fail, Failure, Kind};
 use crate::oracle::EMBEDDED;
 use crate::progress::Progress;
-use crate::session::{Blame, open_base};
+use crate::session::{Blame, Heard, open_base};
 
 /// Tokens that the run's own server reads at most, where the data need no more.
 const CONTEXT: usize = 2048;
 
 /// Questions, and random states beside the first, by which the effect of a step is measured.
-const TRIED: (usize, usize) = (4, 2);
+pub(super) const TRIED: (usize, usize) = (4, 2);
 
 /// A run and its endpoint.
 pub(crate) struct Remote {
@@ -43,12 +43,15 @@ pub(crate) struct Remote {
     pub(super) oracle: Arc<Spelled>,
     /// Typical |Δ loss| of one question between two states of the search at its start, nats.
     pub(super) effect: Option<f64>,
-    /// What was asked before the ledger was open.
-    before: Usage,
+    /// Pays for what is asked before the first round: the run's own ledger, or where it has no directory yet one in memory.
+    paying: Arc<Ledger>,
     pub(super) purse: Purse,
+    /// The run's own.
     pub(super) ledger: OnceLock<Arc<Ledger>>,
     pub(super) ending: Arc<Ending>,
     pub(super) lines: Vec<String>,
+    /// What was last said of held-out data, and under which prompt; where clients calibrate it.
+    pub(super) heard: Mutex<Vec<(Part, PromptOf, Heard)>>,
     /// The run's own server; it ends with the run.
     _server: Option<Running>,
 }
@@ -74,10 +77,28 @@ impl Draft {
         Ok((plan, needs))
     }
 
-    /// Finds the endpoint and probes it.
-    pub(crate) fn connect(self, progress: &Progress) -> Result<Remote, Failure> {
+    /// The ledger of the run in `dir`, or the one that it shares with others; `None` where a run of its own budget has no
+    /// directory yet.
+    fn ledger(&self, dir: Option<&Path>) -> Result<Option<Ledger>, Failure> {
+        let oracle = &self.file().oracle;
+        let path = match (&oracle.ledger, dir) {
+            (Some(path), _) => self.loaded.path(&path.to_string_lossy()),
+            (None, Some(dir)) => dir.join("ledger.sqlite"),
+            (None, None) => return Ok(None),
+        };
+        Ledger::open(&path, oracle.terms()).map(Some).fail(Kind::RunDir)
+    }
+
+    /// Finds the endpoint and probes it. `dir`: of a run that goes on. What is sent has been set aside before: of the run's own
+    /// ledger where there is one, else of a budget in memory, so that a fresh run which is refused leaves nothing behind.
+    pub(crate) fn connect(self, dir: Option<&Path>, progress: &Progress) -> Result<Remote, Failure> {
         let (_, needs) = self.needs()?;
         let oracle = &self.file().oracle;
+        let own = self.ledger(dir)?.map(Arc::new);
+        let paying = match &own {
+            Some(ledger) => Arc::clone(ledger),
+            None => Arc::new(Ledger::in_memory(oracle.terms()).fail(Kind::Internal)?),
+        };
         let (url, model, server) = if oracle.is_embedded() {
             progress.stage("starting a server of the base model");
             let running = serve(&self)?;
@@ -91,11 +112,23 @@ impl Draft {
         progress.stage("probing the endpoint");
         let settings = oracle.http(&url, &model, &dir, self.file().run.seed, Arc::clone(&self.stop));
         let mut settings = settings.map_err(|e| refused(&self, &e))?;
-        if oracle.dialect() == Dialect::Vllm && oracle.access >= Access::Embeddings {
+        let by_rows = self.asks_by_rows();
+        if by_rows {
             settings.table = Some(Arc::new(Embeddings::open(&self)?));
         }
-        let http = HttpOracle::connect(settings).map_err(|e| refused(&self, &e))?;
+        let most = HttpOracle::probe_at_most(oracle.dialect(), by_rows, settings.retry.attempts);
+        let aside = paying.reserve(most).fail(Kind::Oracle)?;
+        let http = match HttpOracle::connect(settings) {
+            Ok(http) => http,
+            Err(e) => {
+                if e.nothing_sent() {
+                    aside.release().fail(Kind::RunDir)?;
+                }
+                return Err(refused(&self, &e));
+            }
+        };
         let found = http.found().clone();
+        aside.settle(found.usage).fail(Kind::RunDir)?;
         let granted = oracle.access.min(found.access());
         self.method
             .check(granted)
@@ -123,13 +156,14 @@ impl Draft {
             search,
             plan,
             effect: None,
-            before: found.usage,
+            paying,
             purse: Purse::default(),
-            ledger: OnceLock::new(),
+            ledger: own.map_or_else(OnceLock::new, OnceLock::from),
             ending: Arc::new(Ending::new(Arc::clone(&self.stop))),
             lines: self.notes.iter().cloned().chain(found.to_string().lines().map(str::to_owned)).collect(),
             oracle: spelled,
             found,
+            heard: Mutex::default(),
             draft: self,
             _server: server,
         };
@@ -172,21 +206,25 @@ fn refused(draft: &Draft, e: &HttpError) -> Failure {
 }
 
 impl Remote {
-    /// A few questions before the ledger is open; what they cost is booked when it is.
+    /// The endpoint, paid for.
+    fn paid(&self) -> Metered<Spelled> {
+        Metered::new(Arc::clone(&self.oracle), Arc::clone(&self.paying))
+    }
+
+    /// A few questions before the first round.
     fn ask(
-        &mut self,
+        &self,
         batch: &[ScoreQuery],
         soft: Option<&antiphon_oracle::Soft>,
     ) -> Result<Vec<Option<Vec<f64>>>, Failure> {
         let answers = match soft {
-            Some(soft) => self.oracle.score_soft(soft, batch),
-            None => self.oracle.score(batch),
+            Some(soft) => self.paid().score_soft(soft, batch),
+            None => self.paid().score(batch),
         };
         let answers = answers.map_err(|e| match e {
             OracleError::Interrupted => Failure::new(Kind::Interrupted, "stopped"),
             e => Failure::new(Kind::Oracle, e),
         })?;
-        self.before += answers.usage;
         let logs = |item: Result<Vec<antiphon_oracle::LabelScore>, _>| {
             item.ok().map(|scores| scores.iter().map(|s| s.logprob).collect())
         };
@@ -201,12 +239,11 @@ impl Remote {
     /// How the endpoint sees the labels of the first question.
     fn try_labels(&mut self) -> Result<(), Failure> {
         let Some(question) = self.some_questions(1).pop() else { return Ok(()) };
-        let answers = self.oracle.score(&[question.query(&[])]);
+        let answers = self.paid().score(&[question.query(&[])]);
         let answers = answers.map_err(|e| match e {
             OracleError::Interrupted => Failure::new(Kind::Interrupted, "stopped"),
             e => Failure::new(Kind::Oracle, format_args!("the labels of the first question: {e}")),
         })?;
-        self.before += answers.usage;
         match answers.items.into_iter().next() {
             Some(Ok(scores)) => {
                 let words = question.labels.iter().zip(&scores).take(8).map(|(label, s)| {
@@ -247,8 +284,8 @@ impl Remote {
         for state in &states {
             let prompt = self.search.prompt(state).fail(Kind::Settings)?;
             let (prefix, soft) = match &prompt {
-                antiphon_oracle::search::PromptOf::Soft(soft) => (&[][..], Some(soft)),
-                antiphon_oracle::search::PromptOf::Tokens(ids) => (&ids[..], None),
+                PromptOf::Soft(soft) => (&[][..], Some(soft)),
+                PromptOf::Tokens(ids) => (&ids[..], None),
             };
             let batch: Vec<ScoreQuery> = questions.iter().map(|q| q.query(prefix)).collect();
             let logs = self.ask(&batch, soft)?;
@@ -280,16 +317,24 @@ impl Remote {
         Ok(())
     }
 
+    /// The run's own ledger; opened now where the run had no directory before, with what was asked until now.
+    fn own_ledger(&self, dir: &Path) -> Result<Arc<Ledger>, Failure> {
+        if let Some(ledger) = self.ledger.get() {
+            return Ok(Arc::clone(ledger));
+        }
+        let none = || Failure::new(Kind::Internal, "a run directory without a ledger");
+        let ledger = Arc::new(self.draft.ledger(Some(dir))?.ok_or_else(none)?);
+        // priced anew where it is booked
+        let before = Usage { micros: 0, ..self.paying.spent() };
+        let booked = ledger.reserve(before).and_then(|r| Ok(r.settle(before).map_err(Box::new)?));
+        booked.map_err(|e| Failure::new(Kind::Oracle, e))?;
+        Ok(ledger)
+    }
+
     /// Opens ledger and cache: from here on clients can ask.
     pub(super) fn open_purse(&self, dir: &Path) -> Result<(), Failure> {
         let oracle = &self.draft.file().oracle;
-        let path = match &oracle.ledger {
-            Some(path) => self.draft.loaded.path(&path.to_string_lossy()),
-            None => dir.join("ledger.sqlite"),
-        };
-        let ledger = Arc::new(Ledger::open(&path, oracle.terms()).fail(Kind::RunDir)?);
-        let booked = ledger.reserve(self.before).and_then(|r| Ok(r.settle(self.before).map_err(Box::new)?));
-        booked.map_err(|e| Failure::new(Kind::Oracle, e))?;
+        let ledger = self.own_ledger(dir)?;
         let asked: Arc<dyn EmbedOracle> = if oracle.caches() {
             let cache = Cache::open(&dir.join("answers.sqlite")).fail(Kind::RunDir)?;
             Arc::new(Cached::new(Arc::clone(&self.oracle), Arc::new(cache)))

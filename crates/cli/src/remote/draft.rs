@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use antiphon_core::ClientId;
+use antiphon_oracle::http::Dialect;
 use antiphon_oracle::search::{self, Ground, Method, Search};
 use antiphon_oracle::task::Question;
-use antiphon_oracle::{Label, Soft};
+use antiphon_oracle::{Access, Label, Soft};
 use antiphon_protocol::Policy;
 use antiphon_report::{DataReport, Truncation};
 
@@ -17,7 +18,7 @@ use crate::error::{Fail, Failure, Kind};
 use crate::machine;
 use crate::progress::Progress;
 use crate::runfile::{Loaded, RunFile};
-use crate::session::{Blame, Person, Tokens, gather, policy, questions, shown};
+use crate::session::{Blame, Person, Tokens, check_calibration, gather, policy, questions, shown};
 
 /// Questions of everybody; of held-out data also those of nobody in particular.
 pub(crate) type Questions = BTreeMap<ClientId, Arc<[Question]>>;
@@ -105,6 +106,7 @@ impl Draft {
             let why = "none of its training examples is a question with an answer";
             return Err(Failure::new(Kind::Data, format_args!("`{}`: {why}", p.name)));
         }
+        check_calibration(file, gathered.label_words.as_deref(), &people)?;
         let policy = policy(file);
         policy.check(people.len()).blame(&loaded, "federation")?;
         let workers = if file.run.workers == 0 { machine::cores() } else { file.run.workers };
@@ -153,6 +155,12 @@ impl Draft {
     pub(crate) fn longest(&self) -> usize {
         let length = |q: &Question| q.prompt.len() + q.labels.iter().map(tokens_of).max().unwrap_or(0);
         self.rows + self.every_question().map(length).max().unwrap_or(0)
+    }
+
+    /// Whether soft prompts go to the endpoint as rows of embeddings, question and all, which vLLM takes.
+    pub(crate) fn asks_by_rows(&self) -> bool {
+        let oracle = &self.file().oracle;
+        oracle.dialect() == Dialect::Vllm && oracle.access >= Access::Embeddings
     }
 
     /// Clients in a round.

@@ -1,6 +1,7 @@
 //! Held-out data through the endpoint, out of the run's budget.
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 
 use antiphon_core::ClientId;
 use antiphon_oracle::search::PromptOf;
@@ -11,10 +12,10 @@ use antiphon_report::{Evaluation, Metrics};
 use super::Remote;
 use crate::args::Part;
 use crate::error::{Failure, Kind};
-use crate::session::{Person, split};
+use crate::session::{Heard, Person, Said, split};
 
 /// Questions for which budget is set aside at a time: what is set aside covers every retry, and is mostly given back.
-const TOGETHER: usize = 64;
+pub(super) const TOGETHER: usize = 64;
 
 /// Sums over questions.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,12 +88,21 @@ impl Remote {
         let flat: Vec<(ClientId, &Question)> =
             all.iter().flat_map(|(id, questions)| questions.iter().map(|q| (*id, q))).collect();
         let mut sums: BTreeMap<ClientId, Sums> = BTreeMap::new();
+        let mut heard = Heard::new();
         for chunk in flat.chunks(TOGETHER) {
             let questions: Vec<&Question> = chunk.iter().map(|(_, q)| *q).collect();
             let scores = self.scores(prompt, &questions)?;
             for ((id, question), scores) in chunk.iter().zip(&scores) {
-                sums.entry(*id).or_default().add(question, scores.as_deref().ok());
+                let scores = scores.as_deref().ok();
+                sums.entry(*id).or_default().add(question, scores);
+                heard.entry(*id).or_default().extend(scores.map(|s| Said::of(question, s)));
             }
+        }
+        if self.draft.file().eval.calibrate.is_some() {
+            heard.remove(&self.draft.common.id);
+            let mut kept = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.retain(|(of, ..)| *of != part);
+            kept.push((part, prompt.clone(), heard));
         }
         let bytes = |p: &Person| {
             let held = p.part(part);
@@ -123,6 +133,20 @@ impl Remote {
             return Ok(eval);
         }
         Err(Failure::new(Kind::Oracle, format_args!("{missing} of {asked} test questions have no answer")))
+    }
+
+    /// What was said of `part` under `prompt`. Asked again only by a run that was resumed after its last evaluation; the cache
+    /// answers it then.
+    pub(super) fn heard(&self, prompt: &PromptOf, part: Part) -> Result<Heard, Failure> {
+        let known = || {
+            let kept = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.iter().find(|(of, by, _)| *of == part && by == prompt).map(|(.., heard)| heard.clone())
+        };
+        if let Some(heard) = known() {
+            return Ok(heard);
+        }
+        self.evaluate_prompt(prompt, part)?;
+        Ok(known().unwrap_or_default())
     }
 
     fn scores(

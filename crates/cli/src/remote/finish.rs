@@ -21,7 +21,8 @@ use crate::error::{Fail, Failure, Kind};
 use crate::progress::Progress;
 use crate::runfile::Baseline;
 use crate::session::{
-    Course, Finished, Outcome, Past, Trial as _, asked, conclude, digest, inline, publish_with, shown,
+    Course, Finished, Outcome, Past, Trial as _, asked, calibrated, conclude, digest, inline, publish_with,
+    shown,
 };
 
 /// Kernels of nobody here.
@@ -37,6 +38,13 @@ pub(super) fn finish(
     progress.stage("testing the prompt that was found");
     let prompt = run.search.prompt(&outcome.theta).fail(Kind::Federation)?;
     let federated = run.test(&prompt)?;
+    let calibrated = match run.draft.file().eval.calibrate {
+        Some(penalty) => {
+            let validation = run.heard(&prompt, Part::Validation)?;
+            calibrated(penalty, &validation, &run.heard(&prompt, Part::Test)?)
+        }
+        None => None,
+    };
     let past = Past::of(dir, course)?;
     let mut baselines = Baselines::default();
     let file = run.draft.file();
@@ -57,6 +65,7 @@ pub(super) fn finish(
     let summary = Summary {
         federated: (federated.global.examples > 0).then_some(federated),
         baselines,
+        calibrated,
         predicted: compare(run, &past.rounds),
         queries: Some(queries(run)),
         data: Some(run.draft.data.clone()),
@@ -85,7 +94,7 @@ fn compare(run: &Remote, rounds: &[RoundRecord]) -> Vec<Comparison> {
         row("bytes up per round", "bytes", needs.bytes_up_per_round, mean(|t| t.up), true),
         row("bytes down per round", "bytes", needs.bytes_down_per_round, mean(|t| t.down), true),
         row("examples asked, at most", "", needs.examples(), some(spent.examples), false),
-        row("requests", "", needs.calls, some(spent.calls), false),
+        row("requests, at most", "", needs.calls, some(spent.calls), false),
         row("tokens sent", "", needs.prompt_tokens, some(spent.prompt_tokens), false),
     ]
 }

@@ -9,9 +9,12 @@ use antiphon_model::export::{Precision, copy_companions, write_model};
 use antiphon_oracle::Usage;
 use antiphon_report::doctor::{self, Finding};
 use antiphon_report::html::{self, Report};
-use antiphon_report::{Baselines, Queries, RoundRecord, RunFacts, SUMMARY_SCHEMA, Summary, Traffic};
+use antiphon_report::{
+    Baselines, Calibrated, Queries, RoundRecord, RunFacts, SUMMARY_SCHEMA, Summary, Traffic,
+};
 use antiphon_store::{Event, RunDir, StoreError, read_metrics};
 
+use super::calibration::calibrated;
 use super::{Course, Outcome, Session, baselines, clients, digest, offsite, unix_ms};
 use crate::args::Part;
 use crate::error::{Fail, Failure, Kind};
@@ -54,6 +57,7 @@ pub(super) fn finish(
             searched: Some(session.plan.schema().dim() as u64),
             ..asked(s.spent())
         }),
+        calibrated: calibrate(session, &outcome.theta)?,
         predicted: session.predicted.get_or_init(|| Prediction::of(session)).compare(session, &past.rounds),
         data: Some(session.data.clone()),
         truncation: Some(session.truncation),
@@ -63,6 +67,15 @@ pub(super) fn finish(
         ..past.summary(facts(session, outcome, course.resumed_at))
     };
     conclude(dir, summary, &past.rounds)
+}
+
+/// Label scores as each client calibrates them, if asked for. Evaluation in this process is nobody's query.
+fn calibrate(session: &Session, state: &[f32]) -> Result<Option<Calibrated>, Failure> {
+    let (Some(penalty), Some(search)) = (session.file().eval.calibrate, &session.searching) else {
+        return Ok(None);
+    };
+    let validation = search.heard(session, state, Part::Validation)?;
+    Ok(calibrated(penalty, &validation, &search.heard(session, state, Part::Test)?))
 }
 
 /// What a ledger says, in the summary's words.
@@ -111,6 +124,7 @@ impl Past {
             baselines: Baselines::default(),
             off_site: None,
             queries: None,
+            calibrated: None,
             traffic,
             wall_seconds: self.earlier + self.begun.elapsed().as_secs_f64(),
             peak_rss_bytes: Some(machine::peak_rss_bytes()).filter(|&b| b > 0),

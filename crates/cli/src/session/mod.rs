@@ -3,6 +3,7 @@
 
 mod audit;
 mod baselines;
+mod calibration;
 mod clients;
 mod embedded;
 mod evaluate;
@@ -47,6 +48,7 @@ use crate::runfile::{Loaded, RunFile};
 use searching::Parts;
 
 pub(crate) use audit::{Logged, replay};
+pub(crate) use calibration::{Heard, Said, calibrated, check as check_calibration};
 pub(crate) use clients::{Person, division, gather, inline, kept_back, shown};
 pub(crate) use evaluate::split;
 pub(crate) use execute::{ClientState, Outcome, execute, resume};
@@ -169,6 +171,7 @@ impl Session {
         if file.search.is_none() {
             enough(&gathered.people, &recipe)?;
         }
+        check_calibration(file, gathered.label_words.as_deref(), &gathered.people)?;
         let prompt = wiring.prompt.as_ref().map_or(0, |p| p.tokens);
         let shape = shape(&recipe, &gathered.people, &gathered.common, prompt);
         let longest =

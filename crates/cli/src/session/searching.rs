@@ -19,10 +19,11 @@ use antiphon_oracle::cache::{Cache, Cached};
 use antiphon_oracle::ledger::{Ledger, Metered};
 use antiphon_oracle::search::{self, Ground, PromptOf, Purse, Search, SearchError, Seeker};
 use antiphon_oracle::task::Question;
-use antiphon_oracle::{EmbedOracle, Grant, Label, OracleError, Soft, Usage};
+use antiphon_oracle::{EmbedOracle, Grant, Label, OracleError, ScoreQuery, Soft, Usage};
 use antiphon_report::{Baseline as Line, Gauge, Waypoint};
 use antiphon_tune::{Tuning, method};
 
+use super::calibration::{Heard, Said};
 use super::embedded::Embedded;
 use super::sealed::{Inside, Sealed};
 use super::{Blame, Person, Session, Tokens, head, recipe};
@@ -290,6 +291,34 @@ impl Searching {
             seconds: Some(begun.elapsed().as_secs_f64()),
             curve,
         })
+    }
+
+    /// What the model says of `part` of each client's data under the prompt that `state` stands for. Not paid from the run's
+    /// budget, as no evaluation in this process is.
+    pub(super) fn heard(&self, session: &Session, state: &[f32], part: Part) -> Result<Heard, Failure> {
+        let prompt = self.search.prompt(state).fail(Kind::Federation)?;
+        let interrupted = |e| match e {
+            OracleError::Interrupted => Failure::new(Kind::Interrupted, "stopped"),
+            e => Failure::new(Kind::Internal, e),
+        };
+        let mut heard = Heard::new();
+        for person in &session.people {
+            let own = questions(&person.part(part).sequences, session.label_words.as_deref());
+            let answers = match &prompt {
+                PromptOf::Soft(soft) => {
+                    let batch: Vec<ScoreQuery> = own.iter().map(|q| q.query(&[])).collect();
+                    self.oracle.score_soft(soft, &batch)
+                }
+                PromptOf::Tokens(ids) => {
+                    let batch: Vec<ScoreQuery> = own.iter().map(|q| q.query(ids)).collect();
+                    self.oracle.score(&batch)
+                }
+            };
+            let items = answers.map_err(interrupted)?.items;
+            let said = own.iter().zip(&items).filter_map(|(q, s)| Some(Said::of(q, s.as_ref().ok()?)));
+            heard.insert(person.id, said.collect());
+        }
+        Ok(heard)
     }
 
     /// Who answers, for the summary.

@@ -80,3 +80,11 @@ pub enum HttpError {
         text: f64,
     },
 }
+
+impl HttpError {
+    /// Whether it was found before any request.
+    #[must_use]
+    pub fn nothing_sent(&self) -> bool {
+        !matches!(self, Self::NoModel { .. } | Self::Probe { .. } | Self::OtherTable { .. })
+    }
+}

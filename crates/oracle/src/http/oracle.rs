@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::completions::{Read, echo_body, generated, next_body, read_echo, read_next, read_text, text_body};
 use super::error::HttpError;
-use super::probe::{CANARY_TOKENS, Found, Way, canary, probe};
+use super::probe::{CANARY_TOKENS, Found, Way, at_most, canary, probe};
 use super::rows::Table;
 use super::score::{Joined, most_label_tokens, most_tokens};
 use super::sender::Sender;
@@ -70,6 +70,13 @@ impl HttpOracle {
         let (access, context, noise_floor) = (found.access(), found.context, found.noise_floor);
         let facts = Facts { identity, access, context, noise_floor };
         Ok(Self { settings, sender, facts, found, ids: Mutex::default() })
+    }
+
+    /// The most that [`Self::connect`] spends on its probe: to be set aside before. `by_rows`: with a table of embeddings;
+    /// `attempts`: times that a request is sent.
+    #[must_use]
+    pub fn probe_at_most(dialect: Dialect, by_rows: bool, attempts: u32) -> Usage {
+        at_most(dialect, by_rows, attempts)
     }
 
     /// What the probe found.

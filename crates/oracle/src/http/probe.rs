@@ -220,6 +220,25 @@ fn ways(dialect: Dialect) -> Vec<Way> {
     }
 }
 
+/// The most that [`probe`] spends where each request is sent `attempts` times; `by_rows`: with a table of embeddings.
+pub(super) fn at_most(dialect: Dialect, by_rows: bool, attempts: u32) -> Usage {
+    let (ways, attempts) = (ways(dialect).len() as u64, u64::from(attempts.max(1)));
+    // every way once, the one that works twice more
+    let canaries = if ways == 0 { 0 } else { ways + 2 };
+    // llama.cpp is asked for the canary's ids too
+    let each = if dialect == Dialect::LlamaCpp { 2 } else { 1 };
+    // two texts into ids, and a token of the label has a byte at least
+    let (ids, rows) = if by_rows { (2, CANARY.1.len() as u64) } else { (0, 0) };
+    let requests = 1 + each * canaries + ids + rows;
+    Usage {
+        calls: requests * attempts,
+        retries: requests * (attempts - 1),
+        // counted when it is sent, and for every attempt that failed
+        prompt_tokens: (canaries + rows) * (1 + attempts) * CANARY_TOKENS,
+        ..Usage::ZERO
+    }
+}
+
 /// What `/models` says of ours.
 fn about(
     settings: &HttpSettings,

@@ -9,7 +9,7 @@ use antiphon_core::{ConfigError, Entry, Purpose, Schema, SchemaError, Stream, re
 use serde::{Deserialize, Serialize};
 
 use super::vocabulary::{Vocabulary, candidates, delta};
-use super::{Gauge, Ground, Method, Place, PromptOf, Search, SearchError, complete, expect};
+use super::{Batches, Gauge, Ground, Method, Place, PromptOf, Search, SearchError, complete, expect};
 use crate::access::{Access, Need};
 use crate::discrete::{Rows, bdpl};
 use crate::task::{Loss, Question};
@@ -161,7 +161,14 @@ impl Search for Prepared {
         self.settings.loss
     }
 
-    fn queries(&self, examples: u64) -> u64 {
-        self.settings.samples as u64 * examples * u64::from(self.settings.local_epochs)
+    fn batches(&self, examples: u64) -> Vec<Batches> {
+        let (size, epochs) = (self.settings.batch_size as u64, u64::from(self.settings.local_epochs));
+        let each = self.settings.samples as u64 * epochs;
+        // the last batch of a pass is what is left of it
+        let (whole, rest) = (examples / size, examples % size);
+        vec![
+            Batches { times: each * whole, examples: size },
+            Batches { times: if rest > 0 { each } else { 0 }, examples: rest },
+        ]
     }
 }

@@ -9,7 +9,7 @@ use antiphon_algo::{Plan, ServerStep};
 use antiphon_core::{ConfigError, Entry, Noise, Purpose, Schema, SchemaError, Stream, registry};
 use serde::{Deserialize, Serialize};
 
-use super::{Gauge, Ground, Method, Place, PromptOf, Search, SearchError, complete, expect};
+use super::{Batches, Gauge, Ground, Method, Place, PromptOf, Search, SearchError, complete, expect};
 use crate::access::{Access, Need};
 use crate::cma::{Cma, Constants, Covariance};
 use crate::fedbpt::{self as core, Job, Places, Ranked, Steps};
@@ -224,12 +224,14 @@ impl Search for Prepared {
         self.settings.loss
     }
 
-    fn queries(&self, examples: u64) -> u64 {
-        let perturbed = self.settings.perturb_rate > 0.0;
+    fn batches(&self, examples: u64) -> Vec<Batches> {
+        let judged = if self.settings.perturb_rate > 0.0 { 2 } else { 1 };
         let before = match self.settings.rank_by {
             RankBy::Loss => 0,
-            RankBy::Gain => examples * if perturbed { 2 } else { 1 },
+            RankBy::Gain => judged,
         };
-        self.settings.core().queries(examples, perturbed) + before
+        // the core counts examples: of one, these are batches
+        let times = self.settings.core().queries(1, judged > 1) + before;
+        vec![Batches { times, examples }]
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! One file and one line in [`METHODS`] each.
 
+mod bbt;
 mod bdpl;
 mod fedbpt;
 mod random;
@@ -30,10 +31,10 @@ use crate::query::{Soft, SoftError};
 use crate::task::{Fitness, Loss, Question};
 
 /// Every search.
-pub const METHODS: &[&Entry<dyn Method>] = &[&fedbpt::ENTRY, &bdpl::ENTRY, &token_edits::ENTRY];
+pub const METHODS: &[&Entry<dyn Method>] = &[&fedbpt::ENTRY, &bbt::ENTRY, &bdpl::ENTRY, &token_edits::ENTRY];
 
 /// What each of [`METHODS`] needs, in order.
-pub const NEEDS: &[Need] = &[fedbpt::NEED, bdpl::NEED, token_edits::NEED];
+pub const NEEDS: &[Need] = &[fedbpt::NEED, bbt::NEED, bdpl::NEED, token_edits::NEED];
 
 /// The search that `table["id"]` names.
 pub fn build(table: &toml::Table) -> Result<Box<dyn Method>, ConfigError> {
@@ -101,8 +102,22 @@ pub trait Search: Send + Sync {
     /// What is minimised.
     fn loss(&self) -> Loss;
 
+    /// What a client that holds `examples` has evaluated in a round, at most.
+    fn batches(&self, examples: u64) -> Vec<Batches>;
+
     /// At most so many examples does a client that holds `examples` have evaluated in a round.
-    fn queries(&self, examples: u64) -> u64;
+    fn queries(&self, examples: u64) -> u64 {
+        self.batches(examples).iter().map(|b| b.times * b.examples).sum()
+    }
+}
+
+/// Examples that are asked together, so many times: a request holds those of one batch at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batches {
+    /// How often.
+    pub times: u64,
+    /// Examples of each.
+    pub examples: u64,
 }
 
 /// How far a search has gone, of what its method has.

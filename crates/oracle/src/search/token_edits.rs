@@ -7,7 +7,7 @@ use antiphon_core::{ConfigError, Entry, Purpose, Schema, SchemaError, Stream, re
 use serde::{Deserialize, Serialize};
 
 use super::vocabulary::{Vocabulary, candidates, delta};
-use super::{Gauge, Ground, Method, Place, PromptOf, Search, SearchError, complete, expect};
+use super::{Batches, Gauge, Ground, Method, Place, PromptOf, Search, SearchError, complete, expect};
 use crate::access::{Access, Need};
 use crate::discrete::{Rows, edit};
 use crate::task::Loss;
@@ -117,7 +117,8 @@ impl Search for Prepared {
         self.settings.loss
     }
 
-    fn queries(&self, examples: u64) -> u64 {
-        (1 + u64::from(self.settings.edits) * self.settings.fillers as u64) * examples
+    fn batches(&self, examples: u64) -> Vec<Batches> {
+        let times = 1 + u64::from(self.settings.edits) * self.settings.fillers as u64;
+        vec![Batches { times, examples }]
     }
 }

@@ -276,6 +276,7 @@ fn summary(
         },
         federated: Some(federated),
         queries: None,
+        calibrated: None,
         baselines: Baselines {
             zero_shot: Some(Baseline {
                 eval: base,
