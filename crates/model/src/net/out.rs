@@ -142,7 +142,7 @@ impl<B: Backend> Net<B> {
     /// Logits of the vocabulary at `rows` after [`Net::forward`], `[rows, vocab]`, into `logits`.
     ///
     /// # Errors
-    /// A task without a vocabulary, more rows than planned, or rows other than the labelled ones of a batch with labels.
+    /// A task without a vocabulary, more rows than planned, or a row that is not labelled of a batch with labels.
     pub fn logits(
         &self,
         backend: &B,
@@ -192,7 +192,13 @@ impl<B: Backend> Net<B> {
         let stream = &res[res.len() - 1];
         match self.compact_rows(batch) {
             Some(computed) if computed == rows => self.norm(cx, k, m, stream, h, stats),
-            Some(_) => return Err(NetError::Rows),
+            // some of them, by their places among those that were computed
+            Some(computed) => {
+                let place = |row: &u32| computed.iter().position(|r| r == row).map(|i| i as u32);
+                let places: Vec<u32> = rows.iter().map(place).collect::<Option<_>>().ok_or(NetError::Rows)?;
+                gather(cx.backend, batch, stream, computed.len(), &places, x, d);
+                self.norm(cx, k, m, x, h, stats);
+            }
             None => {
                 gather(cx.backend, batch, stream, batch.rows(), rows, x, d);
                 self.norm(cx, k, m, x, h, stats);
