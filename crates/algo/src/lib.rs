@@ -36,7 +36,7 @@ pub use contract::{Carrier, Contract, Mismatch, View};
 pub use factor_error::{FactorError, factor_error};
 pub use layer::{ClientCx, GaussianEvent, Layer, LayerError, ServerCx};
 pub use layers::LAYERS;
-pub use local::{Local, LocalWork, WorkError};
+pub use local::{Local, LocalWork, Losses, WorkError};
 pub use plan::{Admitted, Checked, Plan, RoundError, Slots, Tally, TallyError};
 pub use quadratic::Quadratic;
 pub use reducer::{Accumulator, ReduceError, Reducer};

@@ -19,10 +19,33 @@ pub struct Local {
 }
 
 impl Local {
+    /// A metric of this name is told to everyone: with a round's work come its mean and its greatest deviation over the clients
+    /// of the round before, as [`Losses`].
+    pub const SHARED_LOSS: &str = "shared_loss";
     /// Most metrics that one update may carry.
     pub const MAX_METRICS: usize = 64;
     /// Longest metric name, in bytes.
     pub const MAX_METRIC_NAME: usize = 64;
+}
+
+/// What the clients of a round reported as [`Local::SHARED_LOSS`], for everyone to compare their own with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Losses {
+    /// Over clients, each counted once.
+    pub mean: f64,
+    /// Greatest `|loss - mean|`, `>= 0`.
+    pub greatest: f64,
+}
+
+impl Losses {
+    /// Of the metrics of a round's clients, in their order; `None` where nobody reported a loss.
+    pub fn of<'a>(metrics: impl Iterator<Item = &'a BTreeMap<String, f64>>) -> Option<Self> {
+        let losses: Vec<f64> = metrics.filter_map(|m| m.get(Local::SHARED_LOSS)).copied().collect();
+        let mean = losses.iter().sum::<f64>() / losses.len() as f64;
+        let greatest = losses.iter().map(|l| (l - mean).abs()).fold(0.0, f64::max);
+        // losses are finite, their sum may not be
+        (!losses.is_empty() && mean.is_finite() && greatest.is_finite()).then_some(Self { mean, greatest })
+    }
 }
 
 /// One client's work in one round: `k` local steps from the broadcast parameters.
@@ -35,6 +58,12 @@ pub trait LocalWork: Send {
     /// called again for the same round, after a crash or when a round is retried, and must then give the
     /// same answer: work that keeps state across rounds starts from what it held before `round`.
     fn run(&mut self, start: &[f32], round: Round) -> Result<Local, WorkError>;
+
+    /// What came beside the parameters of the round that is run next; `None` where nothing did. Work that compares itself with
+    /// nobody has no use for it.
+    fn told(&mut self, losses: Option<Losses>) {
+        let _ = losses;
+    }
 }
 
 /// The client could not produce an update. Its reason travels to the server; the round goes on without it.

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use antiphon_algo::Local;
 use antiphon_kernels::Cpu;
 use antiphon_model::{Mode, Shape, planned_bytes};
 use antiphon_oracle::search::Seeker;
@@ -190,7 +191,9 @@ impl Prediction {
     /// Bytes that one client sends in a round: its question and its update.
     fn up(session: &Session) -> size::Size {
         let metrics: &[&str] = if session.searching.is_some() { &Seeker::METRICS } else { &METRICS };
-        let metrics = metrics.iter().copied();
+        let own_rate: &[&str] =
+            if Self::tells(session) { &["learning_rate", Local::SHARED_LOSS] } else { &[] };
+        let metrics = metrics.iter().chain(own_rate).copied();
         match Self::sent(session) {
             Some(sent) => {
                 // what layers add to a vector is never zero
@@ -199,6 +202,11 @@ impl Prediction {
             }
             None => size::poll() + size::deliver(&session.plan, metrics),
         }
+    }
+
+    /// Whether clients tell each other their losses.
+    fn tells(session: &Session) -> bool {
+        session.searching.is_none() && session.tuning.recipe().train.personalized_lr.is_some()
     }
 
     /// Scalars that are not zero in the largest update; `None` where vectors travel whole.
@@ -218,6 +226,7 @@ impl Prediction {
                 size::work_changed(&session.plan, cohort, changed)
             }
             Some(_) => size::work_changed(&session.plan, cohort, session.plan.schema().dim()),
+            None if Self::tells(session) => size::work_telling(&session.plan, cohort),
             None => size::work(&session.plan, cohort),
         };
         work + size::accepted()

@@ -370,6 +370,11 @@ fn check(s: &RunFile, name: &str) -> Result<(), Failure> {
             return Err(Failure::new(Kind::Settings, format_args!("{name}: {why}")));
         }
     }
+    if s.scalars.is_some() && s.train.as_ref().is_some_and(|t| t.personalized_lr.is_some()) {
+        let why = "train.personalized_lr: `[scalars]` sums slopes over clients and rounds, which is right for one learning \
+                   rate alone; leave one out";
+        return Err(Failure::new(Kind::Settings, format_args!("{name}: {why}")));
+    }
     if let Some(emulator) = &s.emulator {
         emulator.check(name)?;
     }

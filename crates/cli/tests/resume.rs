@@ -19,7 +19,7 @@ const STORAGE: i32 = 8;
 const INTERRUPTED: i32 = 130;
 
 /// Kinds of run whose state between rounds differs: their name, toy and overrides.
-fn kinds() -> [(&'static str, Toy, Vec<&'static str>); 5] {
+fn kinds() -> [(&'static str, Toy, Vec<&'static str>); 6] {
     let keep = "train.optimizer_state=keep";
     let sgdm = ["server.id=sgdm", "server.learning_rate=0.9", "server.momentum=0.8"];
     [
@@ -27,6 +27,12 @@ fn kinds() -> [(&'static str, Toy, Vec<&'static str>); 5] {
         ("keep and sgdm", Toy::new(), [&[keep][..], &sgdm].concat()),
         ("keep and local heads", Toy::classifier(), vec![keep]),
         ("zeroth order and median", Toy::new(), [&ZEROTH_ORDER[..], &MEDIAN].concat()),
+        // clients sit out rounds and have losses of their own to go on from
+        (
+            "personalised rates",
+            Toy::new(),
+            [&ZEROTH_ORDER[..], &["train.personalized_lr={spread=5e-3,rounds=2}"]].concat(),
+        ),
         ("an emulator aligned every round", Toy::aligned(), vec![keep]),
     ]
 }

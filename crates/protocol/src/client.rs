@@ -395,6 +395,7 @@ fn train(
     slots: &Slots,
     scratch: &mut Vec<f32>,
 ) -> Result<(Vector, Local, Slots), TrainError> {
+    work.told(task.losses);
     let mut local = work.run(task.theta.reals(scratch), task.round)?;
     let cx = ClientCx { round: task.round, client: client.id, cohort: &task.cohort, weight: local.weight };
     let mut next = slots.clone();

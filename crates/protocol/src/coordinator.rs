@@ -19,7 +19,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use antiphon_algo::Tally;
+use antiphon_algo::{Losses, Tally};
 use antiphon_core::{ClientId, Millis, Purpose, Round, Stream};
 
 use crate::{
@@ -35,6 +35,8 @@ pub struct Coordinator {
     theta: Vector,
     /// The parameters of past rounds, oldest first.
     history: VecDeque<Vector>,
+    /// What the clients of the last round reported, and those of the round that is closing.
+    losses: [Option<Losses>; 2],
     phase: Phase,
 }
 
@@ -91,7 +93,21 @@ impl Coordinator {
         }
         let until = setup.policy.join_deadline_ms.map(|ms| Millis(now.0.saturating_add(ms)));
         let history = VecDeque::new();
-        Ok(Self { setup, clients, theta, history, phase: Phase::Gathering { first, until } })
+        Ok(Self {
+            setup,
+            clients,
+            theta,
+            history,
+            losses: [None, None],
+            phase: Phase::Gathering { first, until },
+        })
+    }
+
+    /// The same after a round, before this coordinator's first, whose clients reported `losses`.
+    #[must_use]
+    pub fn after(mut self, losses: Option<Losses>) -> Self {
+        self.losses[0] = losses;
+        self
     }
 
     /// The parameters that the current round began from, `[d]` reals.
@@ -251,11 +267,15 @@ impl Coordinator {
     fn task(&self, from: ClientId, o: &Open) -> Down {
         let (round, attempt, cohort) = (o.round, o.attempt, o.cohort.clone());
         let (plan, schema) = (self.setup.plan.digest(), self.setup.plan.schema_digest());
+        let losses = self.losses[0];
         let holds = self.clients.get(&from).and_then(|c| c.holds).filter(|_| self.setup.policy.history > 0);
         let known = |h| self.history.iter().chain([&self.theta]).find(|v| v.digest() == h);
         match holds.and_then(known).and_then(|old| Patch::between(old, &self.theta)) {
-            Some(theta) => Down::Changed(Changed { round, attempt, plan, schema, cohort, theta }),
-            None => Down::Work(Work { round, attempt, plan, schema, cohort, theta: self.theta.clone() }),
+            Some(theta) => Down::Changed(Changed { round, attempt, plan, schema, cohort, theta, losses }),
+            None => {
+                let theta = self.theta.clone();
+                Down::Work(Work { round, attempt, plan, schema, cohort, theta, losses })
+            }
         }
     }
 
@@ -368,6 +388,7 @@ impl Coordinator {
     fn applied(&mut self, now: Millis, theta: Vector, out: &mut Vec<Effect>) {
         if let Phase::Closing { round, .. } = self.phase {
             let before = std::mem::replace(&mut self.theta, theta);
+            self.losses = [self.losses[1], None];
             if self.setup.policy.history > 0 {
                 self.history.push_back(before);
                 if self.history.len() > self.setup.policy.history {
@@ -469,6 +490,7 @@ impl Coordinator {
             self.next_attempt(now, round, attempt, out);
             return;
         }
+        self.losses[1] = Losses::of(contributions.iter().map(|c| &c.metrics));
         let ids = contributions.iter().map(|c| c.client).collect();
         out.push(log(now, What::Closing { round, attempt, accepted: ids }));
         out.push(Effect::Close(Closing { round, attempt, contributions, tally: open.tally }));

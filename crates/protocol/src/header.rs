@@ -112,6 +112,11 @@ pub(crate) struct Work {
     pub(crate) base: Option<prost::bytes::Bytes>,
     #[prost(bytes = "bytes", optional, tag = "8")]
     pub(crate) index: Option<prost::bytes::Bytes>,
+    /// Both or neither.
+    #[prost(double, optional, tag = "9")]
+    pub(crate) mean_loss: Option<f64>,
+    #[prost(double, optional, tag = "10")]
+    pub(crate) greatest_deviation: Option<f64>,
 }
 
 /// `reason`: 1 clients, 2 unselected, 3 others, 4 aggregation.

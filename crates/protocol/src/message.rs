@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use antiphon_algo::Losses;
 use antiphon_core::{ClientId, Digest, Round, Weight};
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +111,8 @@ pub struct Work {
     pub cohort: Arc<[ClientId]>,
     /// The parameters, `[d]` reals.
     pub theta: Vector,
+    /// What the clients of the round before reported, if they did.
+    pub losses: Option<Losses>,
 }
 
 /// A round's task for a client that has the parameters of an earlier one.
@@ -127,14 +130,16 @@ pub struct Changed {
     pub cohort: Arc<[ClientId]>,
     /// What makes the round's parameters of the earlier ones.
     pub theta: Patch,
+    /// As in [`Work`].
+    pub losses: Option<Losses>,
 }
 
 impl Changed {
     /// The task with its parameters whole, for a client that has `base`. `None` where `base` is not what was changed.
     #[must_use]
     pub fn resolve(&self, base: &Vector) -> Option<Work> {
-        let Self { round, attempt, plan, schema, cohort, theta } = self.clone();
-        Some(Work { round, attempt, plan, schema, cohort, theta: theta.apply(base)? })
+        let Self { round, attempt, plan, schema, cohort, theta, losses } = self.clone();
+        Some(Work { round, attempt, plan, schema, cohort, theta: theta.apply(base)?, losses })
     }
 }
 

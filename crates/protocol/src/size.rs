@@ -3,7 +3,7 @@
 //! A message is a fixed prelude, a header and a body. Headers use fixed-width numbers, so their length depends
 //! only on the number of clients in the cohort and on the metrics reported, never on a value.
 
-use antiphon_algo::Checked;
+use antiphon_algo::{Checked, Losses};
 use antiphon_core::{Digest, Round, Weight};
 
 use crate::patch::index_bytes;
@@ -84,10 +84,20 @@ pub fn accepted() -> Size {
 /// A `Work` for a cohort of `clients`: the `d` parameters in binary32.
 #[must_use]
 pub fn work(plan: &Checked, clients: usize) -> Size {
+    work_with(plan, clients, None)
+}
+
+/// The same after a round whose clients reported their losses to each other.
+#[must_use]
+pub fn work_telling(plan: &Checked, clients: usize) -> Size {
+    work_with(plan, clients, Some(Losses { mean: 0.0, greatest: 0.0 }))
+}
+
+fn work_with(plan: &Checked, clients: usize, losses: Option<Losses>) -> Size {
     let cohort = (0..clients as u64).map(antiphon_core::ClientId).collect();
     let theta = Vector::from_reals(&[]);
     down(
-        Down::Work(Work { round: Round(0), attempt: 0, plan: ANY, schema: ANY, cohort, theta }),
+        Down::Work(Work { round: Round(0), attempt: 0, plan: ANY, schema: ANY, cohort, theta, losses }),
         4 * plan.schema().dim(),
     )
 }

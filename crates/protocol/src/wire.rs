@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use antiphon_algo::Local;
+use antiphon_algo::{Local, Losses};
 use antiphon_core::{ClientId, Digest, Round, Weight};
 use bytes::Bytes;
 
@@ -113,6 +113,8 @@ pub fn encode_down(m: &Down) -> Frame {
                 schema: bytes_of(w.schema),
                 theta: bytes_of(w.theta.digest()),
                 cohort: w.cohort.iter().map(|c| c.0).collect(),
+                mean_loss: w.losses.map(|l| l.mean),
+                greatest_deviation: w.losses.map(|l| l.greatest),
             })
         }
         Down::Changed(c) => {
@@ -126,6 +128,8 @@ pub fn encode_down(m: &Down) -> Frame {
                 cohort: c.cohort.iter().map(|c| c.0).collect(),
                 base: Some(bytes_of(c.theta.base)),
                 index: Some(c.theta.index.clone()),
+                mean_loss: c.losses.map(|l| l.mean),
+                greatest_deviation: c.losses.map(|l| l.greatest),
             })
         }
         Down::Wait(w) => h::DownBody::Wait(wait_header(*w)),
@@ -202,15 +206,16 @@ pub fn decode_down(frame: &Frame, theta_bytes: usize) -> Result<Down, WireError>
             let (plan, schema) = (digest("plan", &w.plan)?, digest("schema", &w.schema)?);
             let cohort = w.cohort.into_iter().map(ClientId).collect::<Arc<[_]>>();
             let theta = digest("theta", &w.theta)?;
+            let losses = losses(w.mean_loss, w.greatest_deviation)?;
             match (w.base, w.index) {
                 (None, None) => {
                     let theta = frame.vector(theta, |_| ())?;
-                    Down::Work(Work { round, attempt, plan, schema, cohort, theta })
+                    Down::Work(Work { round, attempt, plan, schema, cohort, theta, losses })
                 }
                 (Some(base), Some(index)) => {
                     let (base, words) = (digest("base", &base)?, frame.body().clone());
                     let theta = Patch { base, digest: theta, index, words };
-                    Down::Changed(Changed { round, attempt, plan, schema, cohort, theta })
+                    Down::Changed(Changed { round, attempt, plan, schema, cohort, theta, losses })
                 }
                 _ => return Err(WireError::Field { field: "base" }),
             }
@@ -249,6 +254,16 @@ fn text(field: &'static str, s: String) -> Result<String, WireError> {
         return Err(WireError::Text { field, found: s.len() });
     }
     Ok(s)
+}
+
+fn losses(mean: Option<f64>, greatest: Option<f64>) -> Result<Option<Losses>, WireError> {
+    match (mean, greatest) {
+        (None, None) => Ok(None),
+        (Some(mean), Some(greatest)) if mean.is_finite() && greatest.is_finite() && greatest >= 0.0 => {
+            Ok(Some(Losses { mean, greatest }))
+        }
+        _ => Err(WireError::Field { field: "losses" }),
+    }
 }
 
 fn metrics(list: Vec<h::Metric>) -> Result<BTreeMap<String, f64>, WireError> {

@@ -20,6 +20,7 @@ fn work(round: u32) -> Work {
         schema: plan.schema_digest(),
         cohort: ids(&[1, 2]).into(),
         theta: theta(0.5),
+        losses: None,
     }
 }
 
@@ -167,9 +168,9 @@ fn a_round_that_a_restarted_coordinator_repeats_is_worked_on_again() {
 fn changes_are_put_together_or_asked_for_whole() {
     let many = |v: f32| Vector::from_reals(&[&[v][..], &[0.5; 2]].concat());
     let task = |round: u32, from: &Vector, to: &Vector| {
-        let Work { plan, schema, cohort, .. } = work(round);
+        let Work { plan, schema, cohort, losses, .. } = work(round);
         let theta = Patch::between(from, to).unwrap();
-        Down::Changed(Changed { round: Round(round), attempt: 0, plan, schema, cohort, theta })
+        Down::Changed(Changed { round: Round(round), attempt: 0, plan, schema, cohort, theta, losses })
     };
     let mut c = Client::new(ClientId(1), mean(), 3).remembering();
     c.begin();

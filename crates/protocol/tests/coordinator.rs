@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use antiphon_algo::ServerCx;
+use antiphon_algo::{Losses, ServerCx};
 use antiphon_core::{ClientId, Digest, Millis, Noise, Payload, Round, Weight};
 use antiphon_protocol::wire::encode_up;
 use antiphon_protocol::*;
@@ -207,6 +207,34 @@ fn too_few_answers_open_another_attempt_and_then_end_the_run() {
     w.handle(200, Event::Tick);
     assert_eq!((&w.failed[..], &w.ended[..]), (&[(0, 0), (0, 1)][..], &[Ending::RoundFailed][..]));
     assert!(w.closings.is_empty());
+}
+
+#[test]
+fn what_clients_report_as_their_loss_comes_with_the_next_round() {
+    let mut w = World::joined(policy(), &[1, 2]);
+    let told = |w: &mut World| {
+        let Down::Work(work) = w.say(2, 1, &Up::Poll) else { panic!() };
+        work.losses
+    };
+    assert_eq!(told(&mut w), None);
+    for (k, loss) in [(1, 0.5), (2, 1.5)] {
+        let base = w.c.theta().digest();
+        let own = deliver(&mean(), 0, 0, base, 1.0);
+        let own = Deliver { metrics: metrics(&[("shared_loss", loss), ("train_loss", 9.0)]), ..own };
+        assert!(is_accepted(&w.say(1, k, &Up::Deliver(own))));
+    }
+    w.handle(2, Event::Applied { theta: theta(-3.0) });
+    let losses = Some(Losses { mean: 1.0, greatest: 0.5 });
+    assert_eq!(told(&mut w), losses);
+    // a restarted one is told what its checkpoint holds
+    let setup = Setup { plan: mean(), policy: policy(), roster: ids(&[1, 2]), seed: 5, keep_updates: false };
+    let mut c = Coordinator::new(setup, Round(1), theta(-3.0), Millis(0)).unwrap().after(losses);
+    for k in [1, 2] {
+        c.handle(Millis(0), Event::Message { from: ClientId(k), message: Ok(Inbound::Join) });
+    }
+    let effects = c.handle(Millis(0), Event::Message { from: ClientId(1), message: Ok(Inbound::Poll) });
+    let said = effects.iter().any(|e| matches!(e, Effect::Reply(Down::Work(w)) if w.losses == losses));
+    assert!(said, "{effects:?}");
 }
 
 #[test]

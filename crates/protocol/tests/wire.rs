@@ -3,6 +3,7 @@
 
 mod common;
 
+use antiphon_algo::Losses;
 use antiphon_core::{ClientId, Digest, Payload, Round, Weight};
 use antiphon_protocol::frame::PRELUDE;
 use antiphon_protocol::wire::{
@@ -72,10 +73,12 @@ fn downs() -> impl Strategy<Value = Down> {
         digests(),
         prop::collection::btree_set(any::<u64>(), 1..20),
         vectors(3),
+        prop::option::of((-1e9..1e9_f64, 0.0..1e9_f64)),
     )
-        .prop_map(|((round, attempt), plan, schema, cohort, theta)| {
+        .prop_map(|((round, attempt), plan, schema, cohort, theta, losses)| {
             let cohort = cohort.into_iter().map(ClientId).collect();
-            Down::Work(Work { round, attempt, plan, schema, cohort, theta })
+            let losses = losses.map(|(mean, greatest)| Losses { mean, greatest });
+            Down::Work(Work { round, attempt, plan, schema, cohort, theta, losses })
         });
     let wait = prop_oneof![
         any::<(u32, u32)>().prop_map(|(joined, expected)| WaitFor::Clients { joined, expected }),
@@ -304,8 +307,14 @@ fn unknown_repeated_and_missing_fields_are_refused() {
         schema: Digest::of(b""),
         cohort: ids(&[2, 1]).into(),
         theta: theta(0.0),
+        losses: None,
     };
     assert_eq!(down(&encode_down(&Down::Work(work.clone()))), Err(WireError::Cohort));
+    for (mean, greatest) in [(f64::NAN, 0.0), (0.0, f64::INFINITY), (1.0, -0.5)] {
+        let cohort: std::sync::Arc<[ClientId]> = ids(&[1]).into();
+        let told = Work { losses: Some(Losses { mean, greatest }), cohort, ..work.clone() };
+        assert_eq!(down(&encode_down(&Down::Work(told))), Err(WireError::Field { field: "losses" }));
+    }
     let empty = Work { cohort: [].into(), ..work };
     assert_eq!(down(&encode_down(&Down::Work(empty))), Err(WireError::Cohort));
 }
@@ -320,6 +329,7 @@ fn a_body_is_hashed_unless_it_never_left_the_process() {
         schema: Digest::of(b""),
         cohort: ids(&[1]).into(),
         theta: theta.clone(),
+        losses: None,
     });
     let frame = encode_down(&work);
     assert_eq!(down(&frame), Ok(work.clone()));
@@ -350,6 +360,7 @@ fn version_1_is_pinned() {
             schema: Digest([2; 32]),
             cohort: ids(&[1, 2, 9]).into(),
             theta: theta(0.5),
+            losses: None,
         })),
         encode_down(&Down::Wait(WaitFor::Others { round: Round(3), answered: 1, cohort: 2 })),
         encode_down(&Down::Accepted(Receipt::Update {
@@ -450,6 +461,7 @@ fn changes_are_written_and_read_back() {
         schema: Digest([2; 32]),
         cohort: ids(&[1, 2, 9]).into(),
         theta: Patch::between(&old, &new).unwrap(),
+        losses: Some(Losses { mean: 0.5, greatest: 0.25 }),
     };
     let frame = encode_down(&Down::Changed(changed.clone()));
     assert_eq!(frame.body().len(), 12);
@@ -457,7 +469,7 @@ fn changes_are_written_and_read_back() {
     assert!(matches!(decode_down(&frame, 1196), Ok(Down::Changed(_))), "fits, and will not have the digest");
     assert!(matches!(decode_down(&frame, 400), Err(WireError::Index { .. })));
     let work = changed.resolve(&old).unwrap();
-    assert_eq!((work.round, work.theta), (Round(3), new.clone()));
+    assert_eq!((work.round, work.theta, work.losses), (Round(3), new.clone(), changed.losses));
     assert_eq!(changed.resolve(&new), None);
     for bit in 0..8 * frame.len() {
         match decode_down(&flipped(&frame, bit), 1200) {

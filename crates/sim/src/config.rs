@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 
-use antiphon_algo::{Checked, LocalWork, Slots, State, StepError, WorkError};
+use antiphon_algo::{Checked, LocalWork, Losses, Slots, State, StepError, WorkError};
 use antiphon_core::{ClientId, Round};
 use antiphon_protocol::{Client, ClientError, Ending, LogError, Policy, PolicyError};
 
@@ -68,6 +68,8 @@ pub struct Start {
     pub slots: Slots,
     /// The clients' layer memory.
     pub client_slots: BTreeMap<ClientId, Slots>,
+    /// What the clients of the round before the first reported.
+    pub losses: Option<Losses>,
 }
 
 impl Start {
@@ -80,6 +82,7 @@ impl Start {
             server: State::new(),
             slots: Slots::default(),
             client_slots: BTreeMap::new(),
+            losses: None,
         }
     }
 }

@@ -49,7 +49,7 @@ impl Simulation<'_> {
         if config.plan.privacy().next().is_some() && self.noise.is_none() {
             return Err(SimError::NoNoise);
         }
-        let Start { round, mut theta, server: state, mut slots, mut client_slots } = start;
+        let Start { round, mut theta, server: state, mut slots, mut client_slots, losses } = start;
         self.server.load(state)?;
         let meter = Meter::default();
         let setup = Setup {
@@ -60,6 +60,7 @@ impl Simulation<'_> {
             keep_updates: config.keep_updates,
         };
         let coordinator = Coordinator::new(setup, round, Vector::from_reals(&theta), self.clock.now())?;
+        let coordinator = coordinator.after(losses);
         let server = Server::new(Gate::new(config.plan.clone()), coordinator, log, &meter, self.clock);
         let peers = config.roster.iter().map(|&id| {
             let slots = client_slots.remove(&id).unwrap_or_else(|| config.plan.slots());

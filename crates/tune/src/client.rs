@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use antiphon_algo::{Local, LocalWork, WorkError};
+use antiphon_algo::{Local, LocalWork, Losses, WorkError};
 use antiphon_core::{ClientId, Purpose, Round, Stream, Weight};
 use antiphon_data::Sequence;
 use antiphon_kernels::Backend;
 
 use crate::error::TuneError;
 use crate::optim::OptimizerState;
+use crate::rate::Past;
 use crate::scalars::Notebook;
 use crate::schedule::Position;
 use crate::settings::{Duration, StatePolicy};
@@ -29,6 +30,10 @@ pub struct Client<B: Backend> {
     weight: Weight,
     /// State after the last round, and the one before it, from which that round would be repeated.
     kept: Mutex<[Option<Kept>; 2]>,
+    /// Its losses of past rounds, where its learning rate depends on them.
+    past: Mutex<Past>,
+    /// Those of the others, as they came with the next round's parameters.
+    told: Mutex<Option<Losses>>,
 }
 
 /// Optimiser state and the round that left it.
@@ -53,7 +58,8 @@ impl<B: Backend> Client<B> {
         }
         let weight =
             Weight::new(examples as f64).map_err(|source| TuneError::Weight { client: id, source })?;
-        Ok(Self { tuning, id, sequences, weight, kept: Mutex::default() })
+        let (kept, past, told) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Self { tuning, id, sequences, weight, kept, past, told })
     }
 
     /// Who it is.
@@ -82,9 +88,26 @@ impl<B: Backend> Client<B> {
         Ok(())
     }
 
+    /// For a checkpoint: its losses of past rounds as bytes, and the last of these rounds; `None` where it keeps none.
+    #[must_use]
+    pub fn losses(&self) -> Option<(Round, Vec<u8>)> {
+        lock(&self.past).to_bytes()
+    }
+
+    /// Puts back what [`Client::losses`] gave; `false` for bytes that are no losses.
+    pub fn restore_losses(&self, bytes: &[u8]) -> bool {
+        let past = Past::from_bytes(bytes);
+        let fits = past.is_some();
+        if let Some(past) = past {
+            *lock(&self.past) = past;
+        }
+        fits
+    }
+
     /// Goes back to the state before `round`, in which this client's work did not count: what a checkpoint does not hold
     /// must not outlive the round.
     pub fn forget(&self, round: Round) {
+        lock(&self.past).forget(round);
         let [last, earlier] = &mut *self.kept();
         if last.as_ref().is_some_and(|k| k.round == round) {
             *last = earlier.take();
@@ -92,7 +115,16 @@ impl<B: Backend> Client<B> {
     }
 
     fn kept(&self) -> MutexGuard<'_, [Option<Kept>; 2]> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.kept)
+    }
+
+    /// The peak of its learning rate in `round`.
+    fn rate(&self, round: Round) -> f64 {
+        let train = &self.tuning.recipe().train;
+        train.personalized_lr.map_or(train.learning_rate, |p| {
+            let own = lock(&self.past).before(round, p.rounds);
+            p.rate(train.learning_rate, own, *lock(&self.told))
+        })
     }
 
     /// Puts the state that `round` starts from, the last one left before it, in the worker. Returns its step count.
@@ -117,7 +149,7 @@ impl<B: Backend> Client<B> {
         start: &[f32],
         round: Round,
         sums: &mut Sums,
-        mut notebook: Option<&mut dyn Notebook>,
+        (peak, mut notebook): (f64, Option<&mut dyn Notebook>),
     ) -> Result<u64, TuneError> {
         let tuning = &*self.tuning;
         let recipe = tuning.recipe();
@@ -141,7 +173,7 @@ impl<B: Backend> Client<B> {
             worker.picks.clear();
             worker.picks.extend((0..count).map_while(|_| worker.walk.next()));
             let at = Position { round: round.0, rounds: recipe.rounds, step, steps };
-            let lr = (recipe.train.learning_rate * recipe.train.schedule.factor(at)) as f32;
+            let lr = (peak * recipe.train.schedule.factor(at)) as f32;
             number += 1;
             let seeds = match &mut notebook {
                 Some(notebook) => {
@@ -170,9 +202,9 @@ impl<B: Backend> Client<B> {
         notebook: Option<&mut dyn Notebook>,
     ) -> Result<Local, WorkError> {
         let keep = self.tuning.recipe().train.optimizer_state == StatePolicy::Keep;
-        let mut sums = Sums::default();
+        let (mut sums, peak) = (Sums::default(), self.rate(round));
         let (mut delta, state) = self.tuning.with_worker(|worker| {
-            let number = self.train(worker, start, round, &mut sums, notebook)?;
+            let number = self.train(worker, start, round, &mut sums, (peak, notebook))?;
             let state = keep.then(|| worker.vectors.state(self.tuning.backend(), number)).transpose()?;
             Ok((worker.theta(&self.tuning)?, state))
         })?;
@@ -186,7 +218,16 @@ impl<B: Backend> Client<B> {
         if let Some(state) = state {
             self.keep(round, state);
         }
-        Ok(Local { delta, weight: self.weight, metrics: sums.metrics() })
+        let mut metrics = sums.metrics();
+        if let (Some(p), Some(loss)) = (self.tuning.recipe().train.personalized_lr, metrics.get("train_loss"))
+        {
+            let mut past = lock(&self.past);
+            past.note(round, *loss, p.rounds);
+            metrics
+                .extend(past.before(round.next(), p.rounds).map(|own| (Local::SHARED_LOSS.to_owned(), own)));
+            metrics.insert("learning_rate".to_owned(), peak);
+        }
+        Ok(Local { delta, weight: self.weight, metrics })
     }
 }
 
@@ -194,12 +235,24 @@ impl<B: Backend> LocalWork for &Client<B> {
     fn run(&mut self, start: &[f32], round: Round) -> Result<Local, WorkError> {
         self.work(start, round, None)
     }
+
+    fn told(&mut self, losses: Option<Losses>) {
+        *lock(&self.told) = losses;
+    }
 }
 
 impl<B: Backend> LocalWork for Client<B> {
     fn run(&mut self, start: &[f32], round: Round) -> Result<Local, WorkError> {
         (&*self).run(start, round)
     }
+
+    fn told(&mut self, losses: Option<Losses>) {
+        (&*self).told(losses);
+    }
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Sums over the steps of a round.

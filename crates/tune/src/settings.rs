@@ -4,6 +4,7 @@
 use antiphon_core::ConfigError;
 use serde::{Deserialize, Serialize};
 
+use crate::rate::PersonalizedLr;
 use crate::schedule::{self, Schedule};
 
 /// The local training of a client in a round.
@@ -37,6 +38,11 @@ pub struct TrainSettings {
     /// of FedProx's μ. Reported losses are without it. 0: off.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub proximal: f64,
+    /// FedMeZO's personalised rates: `{ spread = 1e-4, rounds = 1 }`. A client whose training loss over its last `rounds` rounds
+    /// was above the others' takes steps longer by up to `spread`, one below it shorter ones. Its loss travels to everyone, as
+    /// mean and greatest deviation. Default: one rate for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub personalized_lr: Option<PersonalizedLr>,
 }
 
 /// What becomes of a client's optimiser state between its rounds.
@@ -78,6 +84,8 @@ pub struct Train {
     pub optimizer_state: StatePolicy,
     /// Weight of the squared distance from the round's beginning.
     pub proximal: Option<f32>,
+    /// Each client's own rate.
+    pub personalized_lr: Option<PersonalizedLr>,
 }
 
 impl TrainSettings {
@@ -111,6 +119,7 @@ impl TrainSettings {
             schedule: schedule::build(&self.lr_scheduler)?,
             optimizer_state: self.optimizer_state,
             proximal: (self.proximal > 0.0).then_some(self.proximal as f32),
+            personalized_lr: self.personalized_lr.map(|p| p.check(self.learning_rate)).transpose()?,
         })
     }
 }
@@ -181,6 +190,10 @@ mod tests {
             ("learning_rate = 0.0\nmicro_batch_size = 8\nlocal_steps = 1", "learning_rate"),
             ("learning_rate = nan\nmicro_batch_size = 8\nlocal_steps = 1", "learning_rate"),
             ("learning_rate = 1e-3\nmicro_batch_size = 0\nlocal_steps = 1", "micro_batch_size"),
+            (
+                "learning_rate = 1e-3\nmicro_batch_size = 8\nlocal_steps = 1\npersonalized_lr = { spread = 1e-3 }",
+                "below `train.learning_rate`",
+            ),
             ("learning_rate = 1e-3\nmicro_batch_size = 8", "needs `local_steps`"),
             ("learning_rate = 1e-3\nmicro_batch_size = 8\nlocal_epochs = 0", "local_epochs"),
             ("learning_rate = 1e-3\nmicro_batch_size = 8\nlocal_steps = 1\nlocal_epochs = 1", "keep one"),

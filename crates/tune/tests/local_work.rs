@@ -7,7 +7,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use antiphon_algo::{Local, LocalWork, WorkError};
+use antiphon_algo::{Local, LocalWork, Losses, WorkError};
 use antiphon_core::{ClientId, Round};
 use antiphon_kernels::{Backend, Cpu, Reference};
 use antiphon_tune::{Client, HeldOut, Observer, StepReport, TuneError, Tuning, step_shape};
@@ -59,6 +59,40 @@ fn one_step_of_sgd_is_the_gradient_of_the_evaluated_loss() {
         assert!((slope / square - 1.0).abs() < 2e-3, "{setup:?}: slope {slope}, |g|² {square}");
         assert!((local.metrics["train_loss"] - loss(0.0)).abs() < 1e-5, "{:?}", local.metrics);
     }
+}
+
+/// FedMeZO's personalised rates: one step of plain descent at the client's own rate is the common step times `lr_i / lr`, a
+/// repetition of a round knows what the round began with, and what is kept survives its bytes.
+#[test]
+fn a_personalised_rate_is_that_of_the_formula() {
+    let train = format!("{PLAIN}\npersonalized_lr={{spread=0.04, rounds=1}}");
+    let set = sequences(6, 1, 0);
+    let (tuning, start) = Setup::lm(FULL, SGD, &train).build(Cpu::serial(), std::slice::from_ref(&set));
+    let client = client(&tuning, 1, &set);
+    let run = |round: u32, losses: Option<Losses>| {
+        let mut work = &client;
+        work.told(losses);
+        work.run(&start, Round(round)).unwrap()
+    };
+    let first = run(0, None);
+    let loss = first.metrics["train_loss"];
+    assert_eq!((first.metrics["learning_rate"], first.metrics[Local::SHARED_LOSS]), (0.1, loss));
+    // behind the mean by half the greatest deviation
+    let told = Some(Losses { mean: loss - 0.2, greatest: 0.4 });
+    let second = run(1, told);
+    let rate = 0.1 + 0.04 * 0.5;
+    assert!((second.metrics["learning_rate"] - rate).abs() < 1e-12, "{:?}", second.metrics);
+    // the step is on the same examples, all of them, in another order
+    let expected: Vec<f32> = first.delta.iter().map(|d| d * (rate / 0.1) as f32).collect();
+    close(&expected, &second.delta, 1e-4).unwrap();
+    assert_eq!(run(1, told).delta, second.delta);
+    let (round, bytes) = client.losses().unwrap();
+    assert_eq!(round, Round(1));
+    let again = common::world::client(&tuning, 1, &set);
+    assert!(again.restore_losses(&bytes) && !again.restore_losses(&bytes[1..]));
+    assert_eq!(again.losses(), client.losses());
+    client.forget(Round(1));
+    assert_eq!(run(1, told).delta, second.delta);
 }
 
 #[test]
@@ -294,6 +328,26 @@ fn evaluation_adds_up_and_does_not_depend_on_batches() {
     let tiny = antiphon_model::Shape { tokens: 4, segments: 2, labelled: 1 };
     let (cramped, _) = setup.build_with(Cpu::serial(), tiny, Arc::default());
     assert!(matches!(cramped.evaluate(&theta, held_out(&union)), Err(TuneError::TooLarge { .. })));
+}
+
+/// An answer and the token that ends it: the label words are those of the first labelled row, whatever comes after.
+#[test]
+fn label_words_are_read_where_the_answer_begins() {
+    let mut set = sequences(12, 11, 0).to_vec();
+    for s in &mut set {
+        let (last, len) = (s.target.len() - 1, s.ids.len());
+        s.target.fill(false);
+        (s.target[last], s.target[last - 1]) = (true, len > 2);
+    }
+    let set: Arc<[_]> = set.into();
+    let first = |s: &antiphon_data::Sequence| s.labels().next().unwrap().1;
+    let (tuning, theta) = Setup::lm(LORA, SGD, FEW).build(Cpu::serial(), std::slice::from_ref(&set));
+    let share = |w: u32| set.iter().filter(|s| first(s) == w).count() as f64 / 12.0;
+    assert!(set.iter().all(|s| s.label_tokens() == 2));
+    for w in [first(&set[0]), first(&set[1])] {
+        let held_out = HeldOut { label_words: Some(&[w]), ..held_out(&set) };
+        assert_eq!(tuning.evaluate(&theta, held_out).unwrap().word_accuracy(), Some(share(w)));
+    }
 }
 
 /// Sequences with one label each: among all tokens the label words' accuracy is the ordinary accuracy, among the right word

@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use antiphon_algo::Losses;
 use antiphon_core::{ClientId, Millis, Round};
 use antiphon_protocol::Ending;
 use antiphon_sim::{Config, Simulation, Start, WallClock};
@@ -52,14 +53,24 @@ pub(crate) fn resume(
         {
             c.restore(*round, bytes).fail(Kind::RunDir)?;
         }
+        if let (Some((_, bytes)), Some(c)) =
+            (&state.losses, crew.iter().filter_map(Hand::trains).find(|c| c.id() == client))
+            && !c.restore_losses(bytes)
+        {
+            return Err(Failure::new(Kind::RunDir, format_args!("the losses of {client} are damaged")));
+        }
         if let (Some((round, own)), Some((personal, _))) = (state.personal, trial.personal())
             && !personal.restore(client, round, own)
         {
             return Err(Failure::new(Kind::RunDir, format_args!("the head of {client} has another size")));
         }
     }
+    let slot = checkpoint.slots.iter().find(|(name, _)| name == LOSSES);
+    let damaged = || Failure::new(Kind::RunDir, "the losses that the checkpoint holds are damaged");
+    let losses = slot.map(|(_, bytes)| losses_from_bytes(bytes).ok_or_else(damaged)).transpose()?;
     Ok(Start {
         round: from.next,
+        losses,
         theta: checkpoint.theta,
         server: checkpoint.server.into_iter().collect(),
         ..Start::fresh(Vec::new())
@@ -73,14 +84,16 @@ pub(crate) struct ClientState {
     pub(crate) optimizer: Option<(Round, Vec<u8>)>,
     /// The tensors that never travel.
     pub(crate) personal: Option<(Round, Vec<f32>)>,
+    /// Its losses of past rounds, where its learning rate depends on them.
+    pub(crate) losses: Option<(Round, Vec<u8>)>,
 }
 
 impl ClientState {
     pub(crate) fn is_empty(&self) -> bool {
-        self.optimizer.is_none() && self.personal.is_none()
+        self.optimizer.is_none() && self.personal.is_none() && self.losses.is_none()
     }
 
-    /// For each part: its length in bytes (0 when absent), its round, its bytes.
+    /// For each part: its length in bytes (0 when absent), its round, its bytes. Losses are a part only where there are some.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         let mut part = |round: Option<Round>, bytes: &[u8]| {
@@ -95,26 +108,51 @@ impl ClientState {
         let own = self.personal.as_ref();
         let bytes: Vec<u8> = own.iter().flat_map(|(_, v)| v).flat_map(|v| v.to_le_bytes()).collect();
         part(own.map(|(round, _)| *round), &bytes);
+        if let Some((round, bytes)) = &self.losses {
+            part(Some(*round), bytes);
+        }
         out
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut rest = bytes;
-        let mut part = || -> Option<Option<(Round, Vec<u8>)>> {
-            let (length, tail) = rest.split_first_chunk::<8>()?;
-            let (round, tail) = tail.split_first_chunk::<4>()?;
-            let (body, tail) = tail.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
-            rest = tail;
-            let round = u32::from_le_bytes(*round);
-            Some((round != u32::MAX).then(|| (Round(round), body.to_vec())))
-        };
-        let optimizer = part()?;
-        let personal = part()?.map(|(round, body)| {
+        let (optimizer, rest) = part(bytes)?;
+        let (personal, rest) = part(rest)?;
+        let personal = personal.map(|(round, body)| {
             let reals = body.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
             (round, reals.collect())
         });
-        rest.is_empty().then_some(Self { optimizer, personal })
+        if rest.is_empty() {
+            return Some(Self { optimizer, personal, losses: None });
+        }
+        let (losses, rest) = part(rest)?;
+        rest.is_empty().then_some(Self { optimizer, personal, losses })
     }
+}
+
+/// The first part of `bytes`, absent where its round says so, and what comes after it.
+#[allow(clippy::type_complexity, reason = "a part and the rest")]
+fn part(bytes: &[u8]) -> Option<(Option<(Round, Vec<u8>)>, &[u8])> {
+    let (length, tail) = bytes.split_first_chunk::<8>()?;
+    let (round, tail) = tail.split_first_chunk::<4>()?;
+    let (body, rest) = tail.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+    let round = u32::from_le_bytes(*round);
+    Some(((round != u32::MAX).then(|| (Round(round), body.to_vec())), rest))
+}
+
+/// What a checkpoint keeps of the clients' losses.
+pub(super) const LOSSES: &str = "losses";
+
+/// 16 bytes: mean and greatest deviation.
+pub(super) fn losses_to_bytes(losses: Losses) -> Vec<u8> {
+    [losses.mean.to_le_bytes(), losses.greatest.to_le_bytes()].concat()
+}
+
+/// Undoes [`losses_to_bytes`].
+fn losses_from_bytes(bytes: &[u8]) -> Option<Losses> {
+    let (mean, rest) = bytes.split_first_chunk::<8>()?;
+    let greatest = f64::from_le_bytes(<[u8; 8]>::try_from(rest).ok()?);
+    let losses = Losses { mean: f64::from_le_bytes(*mean), greatest };
+    (losses.mean.is_finite() && greatest.is_finite() && greatest >= 0.0).then_some(losses)
 }
 
 /// Runs from `start` to the end, or until the user stops it.
@@ -200,8 +238,9 @@ mod tests {
     fn a_client_state_survives_its_bytes() {
         let states = [
             ClientState::default(),
-            ClientState { optimizer: Some((Round(3), vec![1, 2, 3])), personal: None },
-            ClientState { optimizer: None, personal: Some((Round(0), vec![0.5, -2.0])) },
+            ClientState { optimizer: Some((Round(3), vec![1, 2, 3])), personal: None, losses: None },
+            ClientState { optimizer: None, personal: Some((Round(0), vec![0.5, -2.0])), losses: None },
+            ClientState { losses: Some((Round(4), vec![9; 24])), ..ClientState::default() },
         ];
         for state in states {
             let bytes = state.encode();

@@ -426,6 +426,7 @@ fn train(file: &RunFile) -> TrainSettings {
         lr_scheduler: toml::Table::from_iter([("id".to_owned(), "constant".into())]),
         optimizer_state: StatePolicy::Reset,
         proximal: 0.0,
+        personalized_lr: None,
     })
 }
 

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use antiphon_algo::Losses;
 use antiphon_core::{ClientId, Digest};
 use antiphon_oracle::Usage;
 use antiphon_protocol::{Log, LogError, Record, Vector, What};
@@ -16,6 +17,7 @@ use antiphon_sim::{ClientDone, Observer, Outcome, RoundClosed, RoundFailed, Roun
 use antiphon_store::{Checkpoint, RunDir};
 
 use super::audit::Kept;
+use super::execute::{LOSSES, losses_to_bytes};
 use super::{Crew, Trial};
 use crate::args::Part;
 use crate::progress::{Progress, bytes};
@@ -213,7 +215,9 @@ impl<'a> Recorder<'a> {
             }
         }
         let server = closed.server.state();
-        let slots = trial.slots()?;
+        let mut slots = trial.slots()?;
+        let losses = Losses::of(closed.contributions.iter().map(|c| &c.metrics));
+        slots.extend(losses.map(|l| (LOSSES, losses_to_bytes(l))));
         let checkpoint = Checkpoint {
             theta: closed.theta,
             server: server.iter().map(|(name, v)| (name.as_str(), v.as_slice())).collect(),

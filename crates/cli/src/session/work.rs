@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use antiphon_algo::{Local, LocalWork, WorkError};
+use antiphon_algo::{Local, LocalWork, Losses, WorkError};
 use antiphon_core::{ClientId, Round};
 use antiphon_kernels::Cpu;
 use antiphon_oracle::search::Seeker;
@@ -60,6 +60,12 @@ impl LocalWork for &Hand {
             Hand::Seeks(s) => (&mut &*s).run(start, round),
         }
     }
+
+    fn told(&mut self, losses: Option<Losses>) {
+        if let Hand::Trains(c) = self {
+            (&mut &*c).told(losses);
+        }
+    }
 }
 
 /// Every client of the run.
@@ -97,7 +103,8 @@ impl<'a> Crew<'a> {
     pub(crate) fn state(&self, client: ClientId) -> ClientState {
         let optimizer = self.clients.get(&client).and_then(Hand::trains).and_then(Client::state);
         let personal = self.trial.personal().and_then(|(p, _)| p.state(client));
-        ClientState { optimizer, personal }
+        let losses = self.clients.get(&client).and_then(Hand::trains).and_then(Client::losses);
+        ClientState { optimizer, personal, losses }
     }
 }
 
@@ -131,5 +138,9 @@ impl LocalWork for Shift<'_> {
         lock(&self.crew.took).insert(id, took);
         self.crew.progress.client_done(id.0);
         local
+    }
+
+    fn told(&mut self, losses: Option<Losses>) {
+        (&mut &*self.client).told(losses);
     }
 }

@@ -53,7 +53,7 @@ impl Observer for Keeper<'_> {
             if !counted.contains(id) {
                 client.forget(closed.round);
             } else if let Some(optimizer) = client.state() {
-                let state = ClientState { optimizer: Some(optimizer), personal: None };
+                let state = ClientState { optimizer: Some(optimizer), ..ClientState::default() };
                 self.dir.set_client_state(*id, &state.encode())?;
             }
         }
