@@ -13,8 +13,8 @@ use antiphon_algo::reducers::sum::Sum;
 use antiphon_algo::servers::fedavg::FedAvg;
 use antiphon_algo::servers::sgdm::{Settings, Sgdm};
 use antiphon_algo::{
-    ClientCx, Contract, Layer, LayerError, Local, LocalWork, Mismatch, Plan, ServerCx, ServerStep, State,
-    WorkError,
+    ClientCx, Contract, Layer, LayerError, Local, LocalWork, Losses, Mismatch, Plan, ServerCx, ServerStep,
+    State, WorkError,
 };
 use antiphon_core::schema::TensorSpec;
 use antiphon_core::{ClientId, Noise, Payload, Purpose, Round, Schema, Stream, Weight};
@@ -111,6 +111,7 @@ impl Observer for Keep {
             server: r.server.state(),
             slots: r.slots.clone(),
             client_slots: r.client_slots.clone(),
+            losses: Losses::of(r.contributions.iter().map(|c| &c.metrics)),
         });
         Ok(())
     }
