@@ -83,6 +83,7 @@ fn config() -> Result<String, String> {
     let runfile = include_str!("../src/runfile.rs");
     let oracle = include_str!("../src/oracle.rs");
     let tune = include_str!("../../tune/src/settings.rs");
+    let rate = include_str!("../../tune/src/rate.rs");
     let emulator = include_str!("../src/runfile/emulator.rs");
     let align = include_str!("../../tune/src/align/settings.rs");
     let data = include_str!("../../data/src/settings.rs");
@@ -105,6 +106,7 @@ fn config() -> Result<String, String> {
         ("emulator.distill", align, "AlignSettings"),
         ("emulator.align", align, "AlignSettings"),
         ("train", tune, "TrainSettings"),
+        ("train.personalized_lr", rate, "PersonalizedLr"),
         ("oracle", oracle, "OracleSettings"),
         ("oracle.budget", oracle, "Budget"),
         ("oracle.prices", oracle, "PriceList"),
@@ -202,7 +204,7 @@ fn toml_type(rust: &str) -> (String, bool) {
         "Targets" => "text, or list of names",
         "Splitter" => "name, or table",
         "Table" | "ArmSettings" | "Columns" | "Fractions" | "Budget" | "PriceList" | "EmulatorSection"
-        | "PublicSettings" | "AlignSettings" => "table",
+        | "PublicSettings" | "AlignSettings" | "PersonalizedLr" => "table",
         _ if name.starts_with("BTreeMap") || rust.starts_with("BTreeMap") => "table",
         _ => "name",
     };
