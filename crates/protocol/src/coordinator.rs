@@ -19,9 +19,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use antiphon_algo::{Losses, Tally};
+use antiphon_algo::Losses;
 use antiphon_core::{ClientId, Millis, Purpose, Round, Stream};
 
+use crate::phase::{Open, Phase, Seat};
 use crate::{
     Changed, ClientStatus, Closing, Contribution, Delivered, Down, Effect, Ending, Event, Inbound, Patch,
     PolicyError, Receipt, Record, Refusal, Setup, Vector, WaitFor, What, Work,
@@ -38,42 +39,6 @@ pub struct Coordinator {
     /// What the clients of the last round reported, and those of the round that is closing.
     losses: [Option<Losses>; 2],
     phase: Phase,
-}
-
-#[derive(Debug)]
-enum Phase {
-    Gathering { first: Round, until: Option<Millis> },
-    Open(Open),
-    Closing { round: Round, attempt: u32 },
-    Over(Ending),
-}
-
-#[derive(Debug)]
-struct Open {
-    round: Round,
-    attempt: u32,
-    deadline: Option<Millis>,
-    cohort: Arc<[ClientId]>,
-    seats: BTreeMap<ClientId, Seat>,
-    tally: Tally,
-}
-
-#[derive(Debug)]
-enum Seat {
-    Pending,
-    Accepted(Contribution),
-    /// Gave up, or sent what cannot be used.
-    Out,
-}
-
-impl Open {
-    fn answered(&self) -> usize {
-        self.seats.values().filter(|s| !matches!(s, Seat::Pending)).count()
-    }
-
-    fn accepted(&self) -> usize {
-        self.seats.values().filter(|s| matches!(s, Seat::Accepted(_))).count()
-    }
 }
 
 impl Coordinator {
