@@ -44,6 +44,24 @@ fn each_signature_is_found_where_it_was_provoked() {
     }
 }
 
+#[test]
+fn a_client_whose_data_the_model_knows_is_not_stuck() {
+    let mut s = run(Sick::Stuck, 10, 24, 1);
+    let stuck = |s: &sample::Sample| {
+        let findings = examine(&Run { rounds: &s.rounds, summary: Some(&s.summary) });
+        findings.into_iter().find(|f| f.id == "stuck_client")
+    };
+    let evidence = stuck(&s).unwrap().evidence.join("\n");
+    // the same curve, a hundred times lower from its first evaluation on
+    for record in &mut s.rounds {
+        let clients = record.eval.iter_mut().flat_map(|e| &mut e.per_client);
+        for (_, m) in clients.filter(|(id, _)| evidence.contains(&format!("{id}:"))) {
+            m.loss = m.loss.map(|l| l / 100.0);
+        }
+    }
+    assert_eq!(stuck(&s).map(|f| f.evidence), None);
+}
+
 /// A search has no training keys to change.
 #[test]
 fn an_over_fitted_search_is_not_told_to_train_less() {

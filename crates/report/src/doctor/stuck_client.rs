@@ -14,6 +14,8 @@ const EVALUATIONS: usize = 3;
 const OTHERS: f64 = 0.05;
 /// A client that improved less than this fraction never improved.
 const STUCK: f64 = 0.005;
+/// A client that began below this share of the median client's loss has nothing left to learn.
+const KNOWN: f64 = 0.1;
 
 pub(super) const DIAGNOSIS: Diagnosis = Diagnosis {
     id: "stuck_client",
@@ -47,8 +49,10 @@ fn look(run: &Run<'_>) -> Option<Finding> {
         (curve[0].1 - best) / curve[0].1
     };
     let typical = median(curves.values().map(|c| gain(c)))?;
+    let known = KNOWN * median(curves.values().map(|c| c[0].1))?;
     let stuck: Vec<ClientId> = curves
         .iter()
+        .filter(|(_, c)| c[0].1 > known)
         .filter(|(id, c)| gain(c) < STUCK && gain_over_base(run, **id).is_none_or(|g| g < STUCK))
         .map(|(id, _)| *id)
         .collect();
