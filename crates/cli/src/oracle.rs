@@ -138,6 +138,15 @@ fn micros(money: f64) -> u64 {
 }
 
 impl OracleSettings {
+    /// What a search has at most: by the grant, and by how an endpoint is asked.
+    #[must_use]
+    pub fn most(&self) -> Access {
+        match self.endpoint {
+            Some(_) => self.access.min(self.dialect().at_most()),
+            None => self.access,
+        }
+    }
+
     pub(crate) fn is_default(&self) -> bool {
         *self == Self::default()
     }

@@ -348,6 +348,9 @@ fn check(s: &RunFile, name: &str) -> Result<(), Failure> {
                 "`[search]`: it is the scores of labels that are calibrated",
             );
         }
+        if s.oracle.most() == antiphon_oracle::Access::Text {
+            return refuse("eval.calibrate", &penalty, "scores of labels, which text access does not give");
+        }
     }
     if let Some((key, found, expected)) = s.oracle.refusal() {
         return refuse(key, &found, expected);

@@ -463,3 +463,105 @@ fn what_does_not_fit_the_endpoint_is_refused_before_the_first_round() {
         .antiphon(&["run", "run.toml", "--out", "out"])
         .says(SETTINGS, &["follow noise", "sigma"]);
 }
+
+/// A chat endpoint without scores: it answers rightly where its prompt begins with `the`, and else `G.` whatever is asked.
+fn talker() -> Liar {
+    Liar::start(|_, asked| {
+        if asked.path == "/v1/models" {
+            return models();
+        }
+        assert!(asked.path == "/v1/chat/completions" && asked.body.get("logprobs").is_none(), "{asked:?}");
+        let said = asked.body["messages"][0]["content"].as_str().unwrap();
+        let ill = said.contains("ill");
+        let text = if said.trim_start().starts_with("the") && ill { "It is B." } else { "G." };
+        Said::Json(json!({ "model": "m", "usage": { "prompt_tokens": 9, "completion_tokens": 3 },
+            "choices": [{ "message": { "content": text } }] }))
+    })
+}
+
+/// The toy with labels and a search that needs texts alone.
+fn by_text(toy: &Toy) {
+    toy.write("data.jsonl", labelled_rows(3, 24));
+    toy.edit(
+        "run.toml",
+        "format = \"prompt_completion\"",
+        "format = \"labelled\"\nverbalizer = { good = \"g\", bad = \"b\" }",
+    );
+    toy.edit("run.toml", "field = \"category\"", "field = \"domain\"");
+    toy.edit("run.toml", "id = \"bdpl\"", "id = \"token_edits\"");
+    toy.edit(
+        "run.toml",
+        "samples = 4\nbatch_size = 3\nlearning_rate = 0.05\nloss = \"nll\"",
+        "edits = 3\nfillers = 6\nloss = \"zero_one\"",
+    );
+    toy.edit("run.toml", "access = \"logprobs\"", "access = \"text\"");
+    toy.edit("run.toml", "num_rounds = 4", "num_rounds = 2");
+    toy.edit("run.toml", "every_rounds = 2", "every_rounds = 1");
+}
+
+#[test]
+fn an_endpoint_that_only_writes_is_enough_for_a_search_of_right_answers() {
+    let server = talker();
+    let toy = toy_at(&server.url);
+    by_text(&toy);
+    toy.edit("run.toml", "dialect = \"completions\"", "dialect = \"chat-text\"");
+    let plan = toy.antiphon(&["plan", "run.toml", "--json"]);
+    let plan: Value = serde_json::from_str(&plan.out).unwrap();
+    assert_eq!(server.count("/v1/chat/completions"), 0);
+    let said = toy.run("out", &["oracle.cache=false"]);
+    for words in ["text access", "the first question, without a prompt: `G.` for"] {
+        assert!(said.err.contains(words), "{words}: {}", said.err);
+    }
+    let s = summary(&toy, "out");
+    assert_eq!(s["queries"]["access"], "text");
+    assert_eq!(s["federated"]["global"]["accuracy"], 1.0, "{s}");
+    assert!(s["baselines"]["zero_shot"]["eval"]["global"]["accuracy"].as_f64().unwrap() < 0.8, "{s}");
+    // a text has no probability, and no number stands for it
+    assert!(s["federated"]["global"].get("loss").is_none_or(Value::is_null), "{s}");
+    let prompt: Value = serde_json::from_str(&toy.read("out/latest/prompt.json")).unwrap();
+    assert!(prompt["prompt"]["text"].as_str().unwrap().trim_start().starts_with("the"), "{prompt}");
+    for (what, key) in [("calls", "calls"), ("completion_tokens", "completion_tokens")] {
+        let (asked, bound) = (&s["queries"][what], plan["queries"][key].as_u64().unwrap());
+        assert!(asked.as_u64().unwrap() <= bound, "{asked} {what} where at most {bound} were planned");
+    }
+    assert!(toy.antiphon(&["doctor", "out"]).code.is_some_and(|c| c <= 1));
+    // cached, killed and resumed: the same bits
+    let mut child = toy.start(&["run", "run.toml", "--out", "killed"]);
+    let metrics = toy.path("killed/metrics.jsonl");
+    while std::fs::metadata(&metrics).map_or(0, |m| m.len()) == 0 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    toy.antiphon(&["resume", "killed"]).says(0, &["continuing at round"]);
+    assert_eq!(left(&toy, "killed"), left(&toy, "out"));
+    for (key, words) in [
+        ("search.loss=\"cross_entropy\"", "token_edits with loss = \"zero_one\""),
+        ("eval.calibrate=0.1", "text access does not give"),
+    ] {
+        toy.antiphon(&["run", "run.toml", "--out", "no", key]).says(SETTINGS, &[words]);
+        assert!(!toy.path("no").exists(), "{key}");
+    }
+}
+
+#[test]
+fn texts_are_asked_of_the_runs_own_server_and_in_process_alike() {
+    let toy = toy();
+    by_text(&toy);
+    toy.edit("run.toml", "edits = 3\nfillers = 6", "edits = 1\nfillers = 2");
+    toy.edit("run.toml", "[eval]", "[eval]\nrandom_search = false");
+    toy.run("ids", &[]);
+    toy.run("words", &["oracle.dialect=\"completions\""]);
+    let prompt = |run: &str| toy.read(&format!("{run}/latest/prompt.json"));
+    assert_eq!(prompt("ids"), prompt("words"));
+    let inside = toy.read("run.toml").replace("endpoint = \"embedded\"\n", "");
+    toy.write("inside.toml", inside);
+    toy.antiphon(&["run", "inside.toml", "--out", "inside"]).says(0, &[]);
+    let accuracy = |run: &str| summary(&toy, run)["federated"]["global"]["accuracy"].as_f64();
+    assert!(accuracy("ids").is_some() && accuracy("inside").is_some());
+    // with scores the wrong choices among labels are counted, and a single label is no choice
+    toy.run("scores", &["oracle.access=\"logprobs\""]);
+    let single = self::toy();
+    let refused = single.antiphon(&["run", "run.toml", "--out", "no", "search.loss=\"zero_one\""]);
+    refused.says(SETTINGS, &["`verbalizer`", "oracle.access = \"text\""]);
+}

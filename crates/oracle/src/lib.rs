@@ -35,6 +35,7 @@ pub mod query;
 pub mod search;
 pub mod synthetic;
 pub mod task;
+pub mod text;
 
 pub use access::{Access, Grant, Need, Refusal, admit};
 pub use answer::{Answers, LabelScore, Missing, Usage};

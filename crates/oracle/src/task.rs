@@ -6,6 +6,7 @@
 //! nll            −l_y
 //! cross_entropy  −l_y + log Σ_c exp l_c          renormalised over the labels of the task
 //! hinge          Σ_{c≠y} max(0, l_c − l_y + m)   margin m = 2 in BBT
+//! zero_one       1 unless l_y is the largest     the share of wrong answers; a text is enough for it, see [`crate::text`]
 //! ```
 //!
 //! A label that an endpoint did not name enters with the upper bound that it has. FedOne's code feeds probabilities to a
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use antiphon_core::Stream;
 use serde::{Deserialize, Serialize};
 
+use crate::access::Access;
 use crate::answer::{Answers, LabelScore, Usage};
 use crate::error::OracleError;
 use crate::oracle::{EmbedOracle, LogprobOracle};
@@ -66,12 +68,23 @@ pub enum Loss {
     CrossEntropy,
     /// Over the other labels, with a margin of 2 nats.
     Hinge,
+    /// 1 for a wrong answer, 0 for the right one: all that an endpoint gives that answers in text.
+    ZeroOne,
 }
 
 /// BBT's margin.
 const MARGIN: f64 = 2.0;
 
 impl Loss {
+    /// The least access by which it can be had.
+    #[must_use]
+    pub fn access(self) -> Access {
+        match self {
+            Self::Nll | Self::CrossEntropy | Self::Hinge => Access::Logprobs,
+            Self::ZeroOne => Access::Text,
+        }
+    }
+
     /// The loss of one question, nats; `None` if the scores are not those of its labels.
     #[must_use]
     pub fn of(self, question: &Question, scores: &[LabelScore]) -> Option<f64> {
@@ -79,7 +92,8 @@ impl Loss {
         self.of_logs(&logs, question.answer).filter(|_| logs.len() == question.labels.len())
     }
 
-    /// The loss of label scores in nats, up to a constant of their own for `cross_entropy` and `hinge`.
+    /// The loss of label scores in nats, up to a constant of their own for `cross_entropy` and `hinge`; for `zero_one` a number without
+    /// a unit, and none where there is nothing to choose from.
     #[must_use]
     pub fn of_logs(self, logs: &[f64], answer: usize) -> Option<f64> {
         let own = *logs.get(answer)?;
@@ -90,9 +104,16 @@ impl Loss {
                 let others = logs.iter().enumerate().filter(|(c, _)| *c != answer);
                 others.map(|(_, l)| (l - own + MARGIN).max(0.0)).sum()
             }
+            Self::ZeroOne if logs.len() < 2 => return None,
+            Self::ZeroOne => f64::from(u8::from(likeliest(logs) != answer)),
         };
         loss.is_finite().then_some(loss)
     }
+}
+
+/// The first among equals.
+fn likeliest(logs: &[f64]) -> usize {
+    (0..logs.len()).fold(0, |best, i| if logs[i] > logs[best] { i } else { best })
 }
 
 /// `log Σ exp`.
@@ -123,11 +144,8 @@ pub fn judge(questions: &[Question], answers: &Answers<Vec<LabelScore>>, loss: L
         match scores.and_then(|s| Some((s, loss.of(question, s)?))) {
             Some((scores, value)) => {
                 sum += value;
-                let best = scores
-                    .iter()
-                    .enumerate()
-                    .fold(0, |best, (i, s)| if s.logprob > scores[best].logprob { i } else { best });
-                right += usize::from(best == question.answer);
+                let logs: Vec<f64> = scores.iter().map(|s| s.logprob).collect();
+                right += usize::from(likeliest(&logs) == question.answer);
             }
             None => missing += 1,
         }
@@ -189,6 +207,9 @@ mod tests {
         let shifted = scores([4.0, 3.0, 1.0]);
         assert!((Loss::CrossEntropy.of(&q, &shifted).unwrap() - ce).abs() < 1e-12);
         assert_eq!(Loss::Hinge.of(&q, &shifted), Some(3.0));
+        assert_eq!(Loss::ZeroOne.of(&q, &s), Some(1.0));
+        assert_eq!(Loss::ZeroOne.of(&question(0), &s), Some(0.0));
+        assert_eq!(Loss::ZeroOne.of_logs(&[-1.0], 0), None);
         assert_eq!(Loss::Nll.of(&q, &s[..2]), None);
         assert_eq!(Loss::Nll.of(&q, &scores([0.0, f64::NEG_INFINITY, 0.0])), None);
     }

@@ -13,7 +13,7 @@ use antiphon_oracle::ledger::{Ledger, Limits, Metered, Terms};
 use antiphon_oracle::search::{self, Ground, Purse, Search, Seeker};
 use antiphon_oracle::synthetic::{Synthetic, labels};
 use antiphon_oracle::task::{Loss, Question};
-use antiphon_oracle::{Access, EmbedOracle, Grant, LogprobOracle, Soft};
+use antiphon_oracle::{Access, EmbedOracle, Grant, Label, LogprobOracle, Soft, TextOracle};
 use antiphon_protocol::Policy;
 use antiphon_sim::{Config, Silent, SimError, Simulation, Start, VirtualClock, Workforce};
 
@@ -21,7 +21,7 @@ const CLIENTS: u64 = 4;
 const VOCABULARY: u32 = 40;
 
 /// Questions that a prompt can help with: their answer is not what the model likes best.
-fn questions(oracle: &Synthetic, client: u64) -> Arc<[Question]> {
+fn questions(oracle: &Synthetic, client: u64, access: Access) -> Arc<[Question]> {
     let mut s = Stream::keyed(7, Purpose::Test, None, Some(ClientId(client)), "");
     (0..10)
         .map(|_| {
@@ -29,7 +29,14 @@ fn questions(oracle: &Synthetic, client: u64) -> Arc<[Question]> {
             let q = Question { prompt, labels: labels(3), answer: 0 };
             let scores = oracle.score(&[q.query(&[])]).unwrap().complete().unwrap();
             let answer = usize::from(scores[0][0].logprob > scores[0][1].logprob);
-            Question { answer, ..q }
+            if access > Access::Text {
+                return Question { answer, ..q };
+            }
+            // what the model writes behind a prompt that the search does not know
+            let words: Vec<String> = (0..VOCABULARY).map(|i| format!("w{i}")).collect();
+            let said = oracle.generate(&[q.text_query(&[5, 11])]).unwrap().complete().unwrap().remove(0);
+            let answer = words.iter().position(|w| *w == said).unwrap();
+            Question { prompt: q.prompt, answer, labels: words.into_iter().map(Label::Text).collect() }
         })
         .collect()
 }
@@ -40,6 +47,7 @@ struct Federation {
     ledger: Arc<Ledger>,
     crew: BTreeMap<ClientId, Seeker>,
     fraction: f64,
+    access: Access,
 }
 
 struct Crew<'a>(&'a Federation);
@@ -71,11 +79,11 @@ impl Federation {
         purse.set(Grant::Weights(paid).at_most(access)).unwrap();
         let seeker = |k| {
             let id = ClientId(k);
-            let own = questions(&oracle, k);
+            let own = questions(&oracle, k, access);
             (id, Seeker::new(Arc::clone(&search), Arc::clone(&purse), own, id, 1).unwrap())
         };
         let crew = (0..CLIENTS).map(seeker).collect();
-        Self { oracle, search, ledger, crew, fraction }
+        Self { oracle, search, ledger, crew, fraction, access }
     }
 
     fn run(&self, rounds: u32, workers: usize) -> Result<(Vec<f32>, bool), SimError> {
@@ -115,13 +123,14 @@ impl Federation {
 
     /// Mean loss over everybody's questions.
     fn loss(&self, state: &[f32]) -> f64 {
-        let all: Vec<Question> = (0..CLIENTS).flat_map(|k| questions(&self.oracle, k).to_vec()).collect();
-        let grant = Grant::Weights(Arc::clone(&self.oracle) as _);
-        self.search.prompt(state).unwrap().fitness(&grant, &all, Loss::CrossEntropy).unwrap().loss
+        let all: Vec<Question> =
+            (0..CLIENTS).flat_map(|k| questions(&self.oracle, k, self.access).to_vec()).collect();
+        let grant = Grant::Weights(Arc::clone(&self.oracle) as _).at_most(self.access);
+        self.search.prompt(state).unwrap().fitness(&grant, &all, self.search.loss()).unwrap().loss
     }
 }
 
-const CASES: [(&str, &str, u32, f64); 7] = [
+const CASES: [(&str, &str, u32, f64); 9] = [
     // the perturbed fitness forbids prompts that act alike on every input, and in this model all do
     (
         "fedbpt",
@@ -170,6 +179,14 @@ const CASES: [(&str, &str, u32, f64); 7] = [
         6,
         1.0,
     ),
+    // with texts for answers
+    ("token_edits", "id = 'token_edits'\ncandidates = ''\nedits = 4\nfillers = 8\nloss = 'zero_one'", 8, 1.0),
+    (
+        "bdpl",
+        "id = 'bdpl'\ncandidates = ''\nsamples = 12\nbatch_size = 5\nlearning_rate = 0.03\nloss = 'zero_one'",
+        24,
+        1.0,
+    ),
 ];
 
 #[test]
@@ -200,7 +217,10 @@ fn needs_are_those_of_the_methods_and_less_is_refused() {
     assert_eq!(search::METHODS.len(), search::NEEDS.len());
     for (id, table, ..) in CASES {
         let method = search::build(&table.parse().unwrap()).unwrap();
-        assert!(search::NEEDS.contains(&method.need()) && method.need().method == id);
+        let (need, settings) = (method.need(), method.settings().unwrap());
+        let most = search::NEEDS.iter().find(|n| n.method == id).unwrap().access;
+        let by_text = settings["loss"].as_str() == Some("zero_one");
+        assert!(need.method == id && need.access == if by_text { Access::Text } else { most }, "{id}");
         for access in Access::ALL {
             assert_eq!(method.check(access).is_ok(), access >= method.need().access, "{id} {access}");
         }
@@ -210,6 +230,14 @@ fn needs_are_those_of_the_methods_and_less_is_refused() {
     let fedbpt = search::build(&CASES[0].1.parse().unwrap()).unwrap();
     let refused = fedbpt.check(Access::Logprobs).unwrap_err().to_string();
     assert!(refused.ends_with("methods that would fit: bdpl, token_edits"), "{refused}");
+    let refused = fedbpt.check(Access::Text).unwrap_err().to_string();
+    assert!(
+        refused.ends_with("bdpl with loss = \"zero_one\", token_edits with loss = \"zero_one\""),
+        "{refused}"
+    );
+    let soft = CASES[0].1.replace("cross_entropy", "zero_one");
+    let refused = search::build(&soft.parse().unwrap()).unwrap_err().to_string();
+    assert!(refused.contains("expected nll, cross_entropy or hinge"), "{refused}");
 }
 
 #[test]
@@ -256,7 +284,7 @@ fn bbt_chooses_on_examples_kept_aside() {
     assert_eq!(search.queries(10), 64 * 6 + (64 + 1) * 4);
     let end: Vec<f32> = start.iter().zip(&delta).map(|(s, d)| s - d).collect();
     // the four kept aside, as the client chose them
-    let own = questions(&federation.oracle, 0);
+    let own = questions(&federation.oracle, 0, federation.access);
     let mut order: Vec<&Question> = own.iter().collect();
     Stream::keyed(1, Purpose::Search, None, Some(ClientId(0)), "aside").shuffle(&mut order);
     let aside: Vec<Question> = order[..4].iter().map(|q| (*q).clone()).collect();
@@ -280,7 +308,10 @@ fn ranking_by_gain_forgets_how_easy_a_clients_questions_are() {
         let grant = Grant::Weights(Arc::clone(&federation.oracle) as _);
         let fitness = |k: u64, state: &[f32]| {
             let prompt = federation.search.prompt(state).unwrap();
-            prompt.fitness(&grant, &questions(&federation.oracle, k), Loss::CrossEntropy).unwrap().loss
+            prompt
+                .fitness(&grant, &questions(&federation.oracle, k, Access::Logprobs), Loss::CrossEntropy)
+                .unwrap()
+                .loss
         };
         let own = |k: u64| {
             let delta = (&mut &federation.crew[&ClientId(k)]).run(&start, Round(0)).unwrap().delta;

@@ -12,7 +12,7 @@ use antiphon_oracle::ledger::{Ledger, Metered};
 use antiphon_oracle::search::{PromptOf, Purse, Search};
 use antiphon_oracle::task::Question;
 use antiphon_oracle::{
-    Access, EmbedOracle, Grant, LogprobOracle, OracleError, ScoreQuery, TextOracle, Usage,
+    Access, EmbedOracle, Grant, Label, LogprobOracle, OracleError, ScoreQuery, TextOracle, Usage,
 };
 use antiphon_serve::{Running, Served, Settings};
 
@@ -134,6 +134,10 @@ impl Draft {
             .check(granted)
             .blame(&self.loaded, "oracle")
             .map_err(|f| Failure::new(f.kind, format_args!("{f}\nthe probe found:\n{found}")))?;
+        if granted == Access::Text && !self.by_text() {
+            let advice = "this endpoint gives texts and no scores of labels; oracle.access = \"text\" plans and asks for texts";
+            return Err(Failure::new(Kind::Settings, format_args!("{advice}\nthe probe found:\n{found}")));
+        }
         if let Some(context) = found.context.filter(|c| *c < self.longest()) {
             return Err(Failure::new(
                 Kind::Data,
@@ -239,6 +243,9 @@ impl Remote {
     /// How the endpoint sees the labels of the first question.
     fn try_labels(&mut self) -> Result<(), Failure> {
         let Some(question) = self.some_questions(1).pop() else { return Ok(()) };
+        if self.granted == Access::Text {
+            return self.try_a_text(&question);
+        }
         let answers = self.paid().score(&[question.query(&[])]);
         let answers = answers.map_err(|e| match e {
             OracleError::Interrupted => Failure::new(Kind::Interrupted, "stopped"),
@@ -273,9 +280,40 @@ impl Remote {
         }
     }
 
+    /// What the endpoint writes behind the first question.
+    fn try_a_text(&mut self, question: &Question) -> Result<(), Failure> {
+        let answers = self.paid().generate(&[question.text_query(&[])]).map_err(|e| match e {
+            OracleError::Interrupted => Failure::new(Kind::Interrupted, "stopped"),
+            e => Failure::new(Kind::Oracle, format_args!("the first question: {e}")),
+        })?;
+        let short = |text: &str| text.trim().chars().take(60).collect::<String>().replace('\n', " ");
+        let wanted = match question.labels.get(question.answer) {
+            Some(Label::Text(text)) => short(text),
+            _ => String::new(),
+        };
+        match answers.items.first() {
+            Some(Ok(text)) => {
+                let right = question.is_answered_by(text) == Some(true);
+                let judged = if right { "right" } else { "wrong" };
+                self.lines.push(format!(
+                    "  the first question, without a prompt: `{}` for `{wanted}`, {judged}",
+                    short(text)
+                ));
+                Ok(())
+            }
+            Some(Err(gap)) => Err(Failure::new(
+                Kind::Oracle,
+                format_args!("the endpoint writes nothing behind the first question: {gap}"),
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses a search whose steps the endpoint's noise would hide.
     fn try_a_step(&mut self) -> Result<(), Failure> {
-        let Some(noise) = self.found.noise_floor else { return Ok(()) };
+        let Some(noise) = self.found.noise_floor.filter(|_| self.granted > Access::Text) else {
+            return Ok(());
+        };
         let questions = self.some_questions(TRIED.0);
         let mut stream = Stream::keyed(self.draft.file().run.seed, Purpose::Search, None, None, "effect");
         let mut states = vec![self.search.start()];

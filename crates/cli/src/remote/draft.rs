@@ -18,7 +18,9 @@ use crate::error::{Fail, Failure, Kind};
 use crate::machine;
 use crate::progress::Progress;
 use crate::runfile::{Loaded, RunFile};
-use crate::session::{Blame, Person, Tokens, check_calibration, gather, policy, questions, shown};
+use crate::session::{
+    Blame, Person, Tokens, check_calibration, gather, in_words, nothing_to_choose, policy, questions, shown,
+};
 
 /// Questions of everybody; of held-out data also those of nobody in particular.
 pub(crate) type Questions = BTreeMap<ClientId, Arc<[Question]>>;
@@ -56,7 +58,8 @@ impl Draft {
         };
         let table = file.search.as_ref().ok_or_else(|| only("search", "a search is needed"))?;
         let method = search::build(table).blame(&loaded, "search")?;
-        method.check(file.oracle.access.min(file.oracle.dialect().at_most())).blame(&loaded, "oracle")?;
+        let most = file.oracle.most();
+        method.check(most).blame(&loaded, "oracle")?;
         let rows = rows(file).map_err(|why| loaded.source.blame("method", &why))?;
         antiphon_tune::method::build(&file.method).blame(&loaded, "method")?;
         let id = |t: &toml::Table| t.get("id").and_then(toml::Value::as_str).map(str::to_owned);
@@ -83,6 +86,10 @@ impl Draft {
         progress.stage(&format!("reading the data {}", shown(file)));
         let gathered = gather(&loaded, &tokens, false)?;
         let (people, common) = (gathered.people, gathered.common);
+        if gathered.label_words.is_none() {
+            nothing_to_choose(&loaded, &*method)?;
+        }
+        let by_text = most == Access::Text;
         let mut left_out = 0;
         let mut part = |part: Part, everyone: &mut dyn Iterator<Item = &Person>| -> Questions {
             everyone
@@ -90,7 +97,7 @@ impl Draft {
                     let all = &p.part(part).sequences;
                     let questions = questions(all, gathered.label_words.as_deref());
                     left_out += all.len() - questions.len();
-                    (p.id, questions)
+                    (p.id, if by_text { in_words(&questions, &tokens) } else { questions })
                 })
                 .collect()
         };
@@ -153,7 +160,11 @@ impl Draft {
 
     /// The most tokens that the endpoint has to read: prompt, question, answer.
     pub(crate) fn longest(&self) -> usize {
-        let length = |q: &Question| q.prompt.len() + q.labels.iter().map(tokens_of).max().unwrap_or(0);
+        let answer = |q: &Question| match self.by_text() {
+            true => q.text_query(&[]).max_tokens as usize,
+            false => q.labels.iter().map(tokens_of).max().unwrap_or(0),
+        };
+        let length = |q: &Question| q.prompt.len() + answer(q);
         self.rows + self.every_question().map(length).max().unwrap_or(0)
     }
 
@@ -161,6 +172,11 @@ impl Draft {
     pub(crate) fn asks_by_rows(&self) -> bool {
         let oracle = &self.file().oracle;
         oracle.dialect() == Dialect::Vllm && oracle.access >= Access::Embeddings
+    }
+
+    /// Whether questions are answered in words, and answers judged by them.
+    pub(crate) fn by_text(&self) -> bool {
+        self.file().oracle.most() == Access::Text
     }
 
     /// Clients in a round.

@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use antiphon_core::ClientId;
 use antiphon_oracle::search::PromptOf;
 use antiphon_oracle::task::Question;
-use antiphon_oracle::{Grant, LabelScore, Missing, OracleError, ScoreQuery};
+use antiphon_oracle::{Access, Grant, LabelScore, Missing, OracleError, ScoreQuery, TextQuery};
 use antiphon_report::{Evaluation, Metrics};
 
 use super::Remote;
@@ -30,6 +30,8 @@ struct Sums {
     censored: u64,
     /// With labels to choose from.
     choices: u64,
+    /// Answered in words, which have no loss.
+    unscored: u64,
 }
 
 impl Sums {
@@ -52,6 +54,19 @@ impl Sums {
         }
     }
 
+    /// A text has no probability: accuracy alone.
+    fn add_text(&mut self, question: &Question, text: Option<&str>) {
+        self.questions += 1;
+        self.unscored += 1;
+        match text.and_then(|t| question.is_answered_by(t)) {
+            Some(right) => {
+                self.choices += 1;
+                self.right += u64::from(right);
+            }
+            None => self.gaps += 1,
+        }
+    }
+
     fn merge(self, o: Self) -> Self {
         Self {
             nll: self.nll + o.nll,
@@ -61,13 +76,15 @@ impl Sums {
             gaps: self.gaps + o.gaps,
             censored: self.censored + o.censored,
             choices: self.choices + o.choices,
+            unscored: self.unscored + o.unscored,
         }
     }
 
     /// What was not measured on every question is absent.
     fn metrics(&self, bytes: Option<u64>) -> Metrics {
         let whole = self.gaps == 0 && self.questions > 0;
-        let loss = (whole && self.censored == 0 && self.tokens > 0).then(|| self.nll / self.tokens as f64);
+        let scored = self.censored == 0 && self.unscored == 0;
+        let loss = (whole && scored && self.tokens > 0).then(|| self.nll / self.tokens as f64);
         let bytes = bytes.filter(|b| *b > 0);
         Metrics {
             loss,
@@ -91,7 +108,15 @@ impl Remote {
         let mut heard = Heard::new();
         for chunk in flat.chunks(TOGETHER) {
             let questions: Vec<&Question> = chunk.iter().map(|(_, q)| *q).collect();
-            let scores = self.scores(prompt, &questions)?;
+            let grant = self.grant()?;
+            if grant.access() == Access::Text {
+                let texts = self.texts(&grant, prompt, &questions)?;
+                for ((id, question), text) in chunk.iter().zip(&texts) {
+                    sums.entry(*id).or_default().add_text(question, text.as_deref().ok());
+                }
+                continue;
+            }
+            let scores = self.scores(&grant, prompt, &questions)?;
             for ((id, question), scores) in chunk.iter().zip(&scores) {
                 let scores = scores.as_deref().ok();
                 sums.entry(*id).or_default().add(question, scores);
@@ -149,26 +174,50 @@ impl Remote {
         Ok(known().unwrap_or_default())
     }
 
+    fn grant(&self) -> Result<Grant, Failure> {
+        let unasked = || Failure::new(Kind::Internal, "questions before the run has a ledger");
+        self.purse.get().cloned().ok_or_else(unasked)
+    }
+
+    fn texts(
+        &self,
+        grant: &Grant,
+        prompt: &PromptOf,
+        questions: &[&Question],
+    ) -> Result<Vec<Result<String, Missing>>, Failure> {
+        let PromptOf::Tokens(ids) = prompt else { return Err(beyond(grant)) };
+        let batch: Vec<TextQuery> = questions.iter().map(|q| q.text_query(ids)).collect();
+        grant.text().generate(&batch).map(|a| a.items).map_err(ended)
+    }
+
     fn scores(
         &self,
+        grant: &Grant,
         prompt: &PromptOf,
         questions: &[&Question],
     ) -> Result<Vec<Result<Vec<LabelScore>, Missing>>, Failure> {
-        let unasked = || Failure::new(Kind::Internal, "questions before the run has a ledger");
-        let grant: &Grant = self.purse.get().ok_or_else(unasked)?;
         let answers = match prompt {
             PromptOf::Soft(soft) => {
                 let batch: Vec<ScoreQuery> = questions.iter().map(|q| q.query(&[])).collect();
-                grant.embeddings().ok_or_else(unasked)?.score_soft(soft, &batch)
+                grant.embeddings().ok_or_else(|| beyond(grant))?.score_soft(soft, &batch)
             }
             PromptOf::Tokens(ids) => {
                 let batch: Vec<ScoreQuery> = questions.iter().map(|q| q.query(ids)).collect();
-                grant.logprobs().ok_or_else(unasked)?.score(&batch)
+                grant.logprobs().ok_or_else(|| beyond(grant))?.score(&batch)
             }
         };
-        answers.map(|a| a.items).map_err(|e| match e {
-            OracleError::Interrupted => Failure::new(Kind::Interrupted, "stopped"),
-            e => Failure::new(Kind::Oracle, e),
-        })
+        answers.map(|a| a.items).map_err(ended)
     }
+}
+
+fn ended(e: OracleError) -> Failure {
+    match e {
+        OracleError::Interrupted => Failure::new(Kind::Interrupted, "stopped"),
+        e => Failure::new(Kind::Oracle, e),
+    }
+}
+
+/// A search is refused before the first round where it needs more than was granted.
+fn beyond(grant: &Grant) -> Failure {
+    Failure::new(Kind::Internal, format_args!("a prompt that {} access cannot ask about", grant.access()))
 }

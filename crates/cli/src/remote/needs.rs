@@ -176,6 +176,8 @@ struct Unit {
     label_tokens: u64,
     /// Their beginnings, at most, where each is a request.
     beginnings: Option<u64>,
+    /// A text for each example.
+    by_text: bool,
     dialect: Dialect,
     /// Prompts that a request holds.
     per_request: u64,
@@ -192,11 +194,13 @@ impl Unit {
         let by_rows = draft.asks_by_rows();
         let several = matches!(dialect, Dialect::Antiphon | Dialect::Vllm);
         let per_request = oracle.prompts_per_request.unwrap_or(if several { 16 } else { 1 }).max(1) as u64;
+        let by_text = draft.by_text();
         let one = |q: &Question| {
             let before = (draft.rows + q.prompt.len()) as f64;
             let labels: Vec<f64> = q.labels.iter().map(|l| tokens_of(l) as f64).collect();
             let (n, all) = (labels.len() as f64, labels.iter().sum::<f64>());
             match dialect {
+                _ if by_text => [before, f64::from(q.text_query(&[]).max_tokens)],
                 // one request for each beginning of a label
                 Dialect::Vllm if by_rows => {
                     let requests = beginnings(q) as f64;
@@ -220,6 +224,7 @@ impl Unit {
             labels: most(|q| q.labels.len()),
             label_tokens: most(|q| q.labels.iter().map(tokens_of).sum()),
             beginnings: by_rows.then(|| most(beginnings)),
+            by_text,
             dialect,
             per_request,
             prompt_tokens,
@@ -232,6 +237,7 @@ impl Unit {
         let Batches { times, examples } = batches;
         let together = (examples * self.labels).div_ceil(self.per_request);
         let calls = match self.dialect {
+            _ if self.by_text => examples,
             // soft prompts by rows; a question without one is asked like any other
             Dialect::Vllm if let Some(each) = self.beginnings => together.max(examples * each),
             Dialect::Antiphon | Dialect::Vllm | Dialect::Completions => together,
@@ -253,10 +259,13 @@ impl Unit {
         HttpOracle::probe_at_most(self.dialect, self.beginnings.is_some(), 1)
     }
 
-    /// Before the first round: what the endpoint is, how it sees labels, and whether a step shows.
+    /// Before the first round: what the endpoint is, how it sees labels, and, where it gives scores, whether a step shows.
     fn probed(&self, draft: &Draft) -> Asked {
         let calls = self.probe().calls;
         let labels = self.asked(Batches { times: 1, examples: 1 });
+        if self.by_text {
+            return Asked { examples: 0, calls }.and(labels);
+        }
         let examples = TRIED.0.min(draft.people.len()) as u64;
         let steps = self.asked(Batches { times: 1 + TRIED.1 as u64, examples });
         Asked { examples: 0, calls }.and(labels).and(steps)

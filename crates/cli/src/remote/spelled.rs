@@ -46,6 +46,16 @@ impl Spelled {
         Cow::Owned(ScoreQuery { prompt: Prompt::Text(text), labels })
     }
 
+    /// The same of a text.
+    fn text_query<'q>(&self, q: &'q TextQuery) -> Cow<'q, TextQuery> {
+        match (&self.tokens, &q.prompt) {
+            (Some(tokens), Prompt::Tokens(ids)) => {
+                Cow::Owned(TextQuery { prompt: Prompt::Text(spell(tokens, ids)), ..q.clone() })
+            }
+            _ => Cow::Borrowed(q),
+        }
+    }
+
     fn batch<'q>(&self, batch: &'q [ScoreQuery]) -> Cow<'q, [ScoreQuery]> {
         match self.tokens {
             None => Cow::Borrowed(batch),
@@ -69,12 +79,13 @@ impl TextOracle for Spelled {
             Query::Score(q) => self.inner.at_most(Query::Score(&self.query(q))),
             Query::Soft(soft, q) => self.inner.at_most(Query::Soft(soft, &self.query(q))),
             Query::At(theta, q) => self.inner.at_most(Query::At(theta, &self.query(q))),
-            text @ Query::Text(_) => self.inner.at_most(text),
+            Query::Text(q) => self.inner.at_most(Query::Text(&self.text_query(q))),
         }
     }
 
     fn generate(&self, batch: &[TextQuery]) -> Result<Answers<String>, OracleError> {
-        self.inner.generate(batch)
+        let batch: Vec<TextQuery> = batch.iter().map(|q| self.text_query(q).into_owned()).collect();
+        self.inner.generate(&batch)
     }
 }
 

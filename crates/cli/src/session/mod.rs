@@ -57,7 +57,7 @@ pub(crate) use offsite::OffSite;
 pub(crate) use personal::Personal;
 pub(crate) use recorder::{Events, Shared, digest, unix_ms};
 pub(crate) use scalars::Scalars;
-pub(crate) use searching::{Searching, questions};
+pub(crate) use searching::{Searching, in_words, nothing_to_choose, questions};
 pub(crate) use tokens::Tokens;
 pub(crate) use trial::{Course, Pin, Trial};
 pub(crate) use work::{Crew, Hand};

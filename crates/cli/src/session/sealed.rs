@@ -182,10 +182,17 @@ impl TextOracle for Sealed {
         usage(query)
     }
 
+    /// The name of the likeliest class: an encoder writes nothing else.
     fn generate(&self, batch: &[TextQuery]) -> Result<Answers<String>, OracleError> {
-        let silent =
-            || Missing::Malformed { reason: "an encoder classifies texts and writes none".to_owned() };
-        Ok(Answers { items: batch.iter().map(|_| Err(silent())).collect(), usage: Usage::ZERO })
+        let labels: Arc<[Label]> = self.names.iter().map(|n| Label::Text(n.clone())).collect();
+        let ask = |q: &TextQuery| ScoreQuery { prompt: q.prompt.clone(), labels: Arc::clone(&labels) };
+        let scores = self.score(&batch.iter().map(ask).collect::<Vec<_>>())?;
+        let name = |scores: Vec<LabelScore>| {
+            let best = (0..scores.len())
+                .fold(0, |best, i| if scores[i].logprob > scores[best].logprob { i } else { best });
+            self.names.get(best).cloned().unwrap_or_default()
+        };
+        Ok(Answers { items: scores.items.into_iter().map(|s| s.map(name)).collect(), usage: scores.usage })
     }
 }
 

@@ -19,7 +19,7 @@ use antiphon_oracle::cache::{Cache, Cached};
 use antiphon_oracle::ledger::{Ledger, Metered};
 use antiphon_oracle::search::{self, Ground, PromptOf, Purse, Search, SearchError, Seeker};
 use antiphon_oracle::task::Question;
-use antiphon_oracle::{EmbedOracle, Grant, Label, OracleError, ScoreQuery, Soft, Usage};
+use antiphon_oracle::{Access, EmbedOracle, Grant, Label, OracleError, ScoreQuery, Soft, Usage};
 use antiphon_report::{Baseline as Line, Gauge, Waypoint};
 use antiphon_tune::{Tuning, method};
 
@@ -75,17 +75,24 @@ impl Parts<'_> {
         self.wiring.prompt.as_ref().filter(|p| p.range.len() + scalars == self.theta.len())
     }
 
-    /// The base without a prompt.
-    fn plain(&self) -> Result<Net<Cpu>, Failure> {
+    /// The base without a prompt, with room for so many tokens behind the longest example.
+    fn plain(&self, room: usize) -> Result<Net<Cpu>, Failure> {
         let net = self.tuning.net();
-        head::bare(self.loaded, self.backend, self.weights, net.task(), net.limits().max_len)
+        // what does not fit the model is a gap of its question
+        let longest = (net.limits().max_len + room).min(self.base.spec().max_positions);
+        head::bare(self.loaded, self.backend, self.weights, net.task(), longest)
     }
 
-    /// Whoever clients will ask, without ledger and grant.
-    fn oracle(&self, task: Task, head: &[f32], embedding_std: f64) -> Result<Arc<dyn EmbedOracle>, Failure> {
+    /// Whoever clients will ask, without ledger and grant. `written`: tokens that it writes behind a question, at most.
+    fn oracle(
+        &self,
+        (task, written): (Task, usize),
+        head: &[f32],
+        embedding_std: f64,
+    ) -> Result<Arc<dyn EmbedOracle>, Failure> {
         let file = &self.loaded.settings;
         let workers = if file.run.workers == 0 { crate::machine::cores() } else { file.run.workers };
-        let (backend, plain) = (Arc::clone(self.backend), self.plain()?);
+        let (backend, plain) = (Arc::clone(self.backend), self.plain(written)?);
         let tokens = Tokens::open(self.base, file)?;
         let identity = (file.model.base_model.clone(), self.base.digest(workers));
         let stop = Arc::clone(self.stop);
@@ -147,10 +154,21 @@ impl Searching {
             Task::CausalLm => questions(&p.train.sequences, parts.label_words),
             Task::Classify { .. } => class_questions(&p.train.sequences, parts.labels),
         };
-        let asked = parts.people.iter().map(|p| (p.id, ask(p)));
+        if task == Task::CausalLm && parts.label_words.is_none() {
+            nothing_to_choose(loaded, &*method)?;
+        }
+        let text = file.oracle.access == Access::Text;
+        let spelled = |asked: Arc<[Question]>| if text { in_words(&asked, parts.tokens) } else { asked };
+        let questions: BTreeMap<ClientId, Arc<[Question]>> =
+            parts.people.iter().map(|p| (p.id, spelled(ask(p)))).collect();
+        let tokens = |q: &Question| q.text_query(&[]).max_tokens as usize;
+        let written = match text && task == Task::CausalLm {
+            true => questions.values().flat_map(|q| q.iter()).map(tokens).max().unwrap_or(0),
+            false => 0,
+        };
         let plain = Tuning::new(
             Arc::clone(parts.backend),
-            Arc::new(parts.plain()?),
+            Arc::new(parts.plain(0)?),
             recipe(loaded)?,
             parts.tuning.shape(),
             Arc::clone(parts.stop),
@@ -158,13 +176,13 @@ impl Searching {
         Ok(Some(Self {
             id: method.need().method,
             search,
-            oracle: parts.oracle(task, &head, embedding_std)?,
+            oracle: parts.oracle((task, written), &head, embedding_std)?,
             plain,
             head,
             searched: prompt.range.len(),
             purse: Purse::default(),
             ledger: OnceLock::new(),
-            questions: asked.collect(),
+            questions,
         }))
     }
 
@@ -345,6 +363,38 @@ pub(crate) fn questions(sequences: &[Sequence], words: Option<&[u32]>) -> Arc<[Q
         together.then(|| Question { prompt, labels: [own].into(), answer: 0 })
     };
     sequences.iter().filter_map(question).collect()
+}
+
+/// Refuses a search for right choices where scores are granted and a question has one label.
+pub(crate) fn nothing_to_choose(loaded: &Loaded, method: &dyn search::Method) -> Result<(), Failure> {
+    let choices = method.need().access == Access::Text;
+    if !choices || loaded.settings.oracle.most() == Access::Text {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Kind::Settings,
+        "search.loss = \"zero_one\" counts wrong choices among labels, and these questions have one answer each: give the data a \
+         `verbalizer`, choose `nll`, or set oracle.access = \"text\", where what is written is compared with the answer",
+    ))
+}
+
+/// The same questions with labels in words, to compare texts with.
+pub(crate) fn in_words(questions: &[Question], tokens: &Tokens) -> Arc<[Question]> {
+    let word = |label: &Label| match label {
+        Label::Tokens(ids) => Label::Text(tokens.0.decode(ids, true).unwrap_or_default()),
+        Label::Text(text) => Label::Text(text.clone()),
+    };
+    // examples of a task share their labels
+    let mut last: Option<[Arc<[Label]>; 2]> = None;
+    let mut spelled = |labels: &Arc<[Label]>| match &last {
+        Some([ids, words]) if Arc::ptr_eq(ids, labels) => Arc::clone(words),
+        _ => {
+            let words: Arc<[Label]> = labels.iter().map(word).collect();
+            last = Some([Arc::clone(labels), Arc::clone(&words)]);
+            words
+        }
+    };
+    questions.iter().map(|q| Question { labels: spelled(&q.labels), ..q.clone() }).collect()
 }
 
 /// The same of sequences that have a class: the names of all classes are asked.

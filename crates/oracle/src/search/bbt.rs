@@ -12,7 +12,9 @@ use antiphon_algo::{Plan, ServerStep};
 use antiphon_core::{ConfigError, Entry, Noise, Purpose, Schema, SchemaError, Stream, TensorSpec, registry};
 use serde::{Deserialize, Serialize};
 
-use super::{Batches, Gauge, Ground, Method, Place, PromptOf, Search, SearchError, complete, expect, state};
+use super::{
+    Batches, Gauge, Ground, Method, Place, PromptOf, Search, SearchError, complete, expect, moves, state,
+};
 use crate::access::{Access, Need};
 use crate::bbt;
 use crate::cma::{Cma, Constants, Covariance};
@@ -89,6 +91,7 @@ impl Bbt {
         for (key, value) in [("sigma", self.sigma), ("alpha", self.alpha)] {
             expect(id, key, value, "finite and above 0", value > 0.0)?;
         }
+        moves(id, self.loss)?;
         let share = self.select_on;
         expect(id, "select_on", share, "a share above 0 and below 1", share > 0.0 && share < 1.0)?;
         Ok(self)

@@ -45,7 +45,7 @@ struct Bdpl {
     /// Temperature of the Gumbel variant; without it BDPL itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
-    /// What is minimised.
+    /// What is minimised: `nll`, `cross_entropy` or `hinge`; or `zero_one`, wrong answers, for which texts are enough.
     loss: Loss,
 }
 
@@ -78,7 +78,7 @@ impl Bdpl {
 
 impl Method for Bdpl {
     fn need(&self) -> Need {
-        NEED
+        Need { access: self.loss.access(), ..NEED }
     }
 
     fn candidates(&self) -> Option<&str> {

@@ -9,7 +9,7 @@ use antiphon_algo::{Plan, ServerStep};
 use antiphon_core::{ConfigError, Entry, Noise, Purpose, Schema, SchemaError, Stream, registry};
 use serde::{Deserialize, Serialize};
 
-use super::{Batches, Gauge, Ground, Method, Place, PromptOf, Search, SearchError, complete, expect};
+use super::{Batches, Gauge, Ground, Method, Place, PromptOf, Search, SearchError, complete, expect, moves};
 use crate::access::{Access, Need};
 use crate::cma::{Cma, Constants, Covariance};
 use crate::fedbpt::{self as core, Job, Places, Ranked, Steps};
@@ -56,7 +56,7 @@ struct FedBpt {
     /// By what the server ranks clients: `loss` as the paper, `gain` over the broadcast prompt on the client's own data.
     #[serde(default)]
     rank_by: RankBy,
-    /// What is minimised.
+    /// What is minimised: `nll`, `cross_entropy` or `hinge`.
     loss: Loss,
 }
 
@@ -96,6 +96,7 @@ impl FedBpt {
         expect(id, "sigma_decay", decay, "above 0 and at most 1", decay > 0.0 && decay <= 1.0)?;
         expect(id, "local_iter", f64::from(self.local_iter), "1 or more", self.local_iter > 0)?;
         expect(id, "local_popsize", self.local_popsize as f64, "3 or more", self.local_popsize > 2)?;
+        moves(id, self.loss)?;
         let rate = self.perturb_rate;
         expect(id, "perturb_rate", rate, "a share from 0 to 1", (0.0..=1.0).contains(&rate))?;
         Ok(self)

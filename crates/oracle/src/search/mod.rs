@@ -33,8 +33,14 @@ use crate::task::{Fitness, Loss, Question};
 /// Every search.
 pub const METHODS: &[&Entry<dyn Method>] = &[&fedbpt::ENTRY, &bbt::ENTRY, &bdpl::ENTRY, &token_edits::ENTRY];
 
-/// What each of [`METHODS`] needs, in order.
+/// What each of [`METHODS`] needs at most, in order.
 pub const NEEDS: &[Need] = &[fedbpt::NEED, bbt::NEED, bdpl::NEED, token_edits::NEED];
+
+/// Those that work with an oracle that only answers in text.
+const BY_TEXT: &[Need] = &[
+    Need { method: "bdpl with loss = \"zero_one\"", access: Access::Text },
+    Need { method: "token_edits with loss = \"zero_one\"", access: Access::Text },
+];
 
 /// The search that `table["id"]` names.
 pub fn build(table: &toml::Table) -> Result<Box<dyn Method>, ConfigError> {
@@ -57,7 +63,7 @@ pub trait Method: fmt::Debug + Send + Sync {
 
     /// Refuses an oracle that gives less than it needs, with the searches that would fit.
     fn check(&self, gives: Access) -> Result<(), Refusal> {
-        admit(self.need(), gives, NEEDS)
+        admit(self.need(), gives, if gives == Access::Text { BY_TEXT } else { NEEDS })
     }
 }
 
@@ -154,7 +160,7 @@ pub enum PromptOf {
 }
 
 impl PromptOf {
-    /// Its fitness on `questions`, by the lowest tier that can ask.
+    /// Its fitness on `questions`, by scores of labels where they are granted, else by what is written.
     pub fn fitness(
         &self,
         oracle: &Grant,
@@ -166,10 +172,11 @@ impl PromptOf {
                 let oracle = oracle.embeddings().ok_or(SearchError::Access(Access::Embeddings))?;
                 Ok(crate::task::soft_fitness(&*oracle, soft, questions, loss)?)
             }
-            Self::Tokens(ids) => {
-                let oracle = oracle.logprobs().ok_or(SearchError::Access(Access::Logprobs))?;
-                Ok(crate::task::token_fitness(&*oracle, ids, questions, loss)?)
-            }
+            Self::Tokens(ids) => match oracle.logprobs() {
+                Some(oracle) => Ok(crate::task::token_fitness(&*oracle, ids, questions, loss)?),
+                None if loss.access() > Access::Text => Err(SearchError::Access(loss.access())),
+                None => Ok(crate::text::text_fitness(&*oracle.text(), ids, questions)?),
+            },
         }
     }
 }
@@ -246,6 +253,15 @@ fn expect(id: &str, key: &str, value: f64, what: &str, fits: bool) -> Result<(),
         return Ok(());
     }
     Err(ConfigError::Invalid { id: id.to_owned(), reason: format!("`{key}` is {value}; expected {what}") })
+}
+
+/// Refuses a loss that stays as it is while rows of numbers move a little: an evolution strategy sees nothing to rank.
+fn moves(id: &str, loss: Loss) -> Result<(), ConfigError> {
+    if loss != Loss::ZeroOne {
+        return Ok(());
+    }
+    let reason = "`loss` is zero_one, which small steps of a soft prompt leave as it is; expected nll, cross_entropy or hinge";
+    Err(ConfigError::Invalid { id: id.to_owned(), reason: reason.to_owned() })
 }
 
 fn state(found: usize, expected: usize) -> Result<(), SearchError> {

@@ -31,7 +31,7 @@ struct TokenEdits {
     edits: u32,
     /// Tokens tried at each.
     fillers: usize,
-    /// What is minimised.
+    /// What is minimised: `nll`, `cross_entropy` or `hinge`; or `zero_one`, wrong answers, for which texts are enough.
     loss: Loss,
 }
 
@@ -46,7 +46,7 @@ impl TokenEdits {
 
 impl Method for TokenEdits {
     fn need(&self) -> Need {
-        NEED
+        Need { access: self.loss.access(), ..NEED }
     }
 
     fn candidates(&self) -> Option<&str> {
