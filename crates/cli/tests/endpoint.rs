@@ -524,7 +524,8 @@ fn an_endpoint_that_only_writes_is_enough_for_a_search_of_right_answers() {
         let (asked, bound) = (&s["queries"][what], plan["queries"][key].as_u64().unwrap());
         assert!(asked.as_u64().unwrap() <= bound, "{asked} {what} where at most {bound} were planned");
     }
-    assert!(toy.antiphon(&["doctor", "out"]).code.is_some_and(|c| c <= 1));
+    let doctor = toy.antiphon(&["doctor", "out"]);
+    assert!(!doctor.out.contains("NaN"), "{}", doctor.out);
     // cached, killed and resumed: the same bits
     let mut child = toy.start(&["run", "run.toml", "--out", "killed"]);
     let metrics = toy.path("killed/metrics.jsonl");

@@ -165,7 +165,7 @@ impl Results {
     /// What every number of the table was computed on.
     #[must_use]
     pub fn computed_on(&self) -> String {
-        let tokens = if self.tokens == self.examples {
+        let tokens = if [0, self.examples].contains(&self.tokens) {
             String::new()
         } else {
             format!(", {} labelled tokens", format::count(self.tokens))

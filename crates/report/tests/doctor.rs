@@ -129,6 +129,10 @@ fn a_model_that_computes_no_numbers_is_no_result() {
         let findings = examine(&Run { rounds: &s.rounds, summary: Some(&s.summary) });
         assert_eq!(findings.len(), 1, "{findings:?}");
         assert_eq!((findings[0].id, findings[0].severity), ("no_gain", Severity::Serious));
+        // of an oracle's texts there is no loss to compute, and a NaN is none either
+        s.summary.queries = Some(Queries { access: "text".to_owned(), ..Queries::default() });
+        let findings = examine(&Run { rounds: &s.rounds, summary: Some(&s.summary) });
+        assert_eq!(findings.iter().any(|f| f.id == "no_gain"), loss.is_some(), "{findings:?}");
     }
 }
 

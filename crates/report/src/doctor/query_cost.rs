@@ -14,15 +14,21 @@ fn look(run: &Run<'_>) -> Option<Finding> {
     let slope = slope(run).filter(super::slope::Slope::may_be_flat)?;
     let asked = asked(run.rounds)?.last().copied()? as u64;
     let better = run.summary.and_then(|s| {
-        let ours = s.federated.as_ref()?.global.loss?;
-        Some(ours < s.baselines.zero_shot.as_ref()?.eval.global.loss?)
+        let (ours, base) = (&s.federated.as_ref()?.global, &s.baselines.zero_shot.as_ref()?.eval.global);
+        match (ours.loss, base.loss) {
+            (Some(ours), Some(base)) => Some(ours < base),
+            _ => Some(ours.accuracy? > base.accuracy?),
+        }
     });
     // what was gained early was gained
     let severity = if better == Some(true) { Severity::Note } else { Severity::Warning };
-    let of = if slope.held_out {
-        "held-out loss"
-    } else {
-        "loss of what clients tried, each against its own mean"
+    let by_text = run.summary.and_then(|s| s.queries.as_ref()).is_some_and(|q| q.access == "text");
+    let (of, unit) = match (slope.held_out, by_text) {
+        (true, _) => ("held-out loss", "nats"),
+        (false, false) => ("loss of what clients tried, each against its own mean", "nats"),
+        (false, true) => {
+            ("share of wrong answers under what clients tried, each against its own mean", "of 1")
+        }
     };
     let number = |x: f64| significant(x, 2);
     Some(Finding {
@@ -31,7 +37,7 @@ fn look(run: &Run<'_>) -> Option<Finding> {
         signature: "Queries were spent and the loss did not fall.".to_owned(),
         evidence: vec![
             format!(
-                "{of}: {} nats per thousand queries, 95 % between {} and {} ({} points)",
+                "{of}: {} {unit} per thousand queries, 95 % between {} and {} ({} points)",
                 number(slope.per_thousand),
                 number(slope.low),
                 number(slope.high),

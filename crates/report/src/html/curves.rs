@@ -49,7 +49,8 @@ fn per_client(rounds: &[RoundRecord], of: fn(&Metrics) -> Option<f64>) -> Vec<(f
 /// `validation data of all clients: 1,200 examples`.
 fn held_out(report: &Report<'_>) -> Option<String> {
     let eval = report.rounds.iter().find_map(|r| r.eval.as_ref())?;
-    let tokens = if eval.global.tokens == eval.global.examples {
+    // texts are judged as a whole
+    let tokens = if [0, eval.global.examples].contains(&eval.global.tokens) {
         String::new()
     } else {
         format!(", {} labelled tokens", format::count(eval.global.tokens))
