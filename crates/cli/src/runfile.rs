@@ -191,6 +191,24 @@ pub enum Baseline {
     Centralised,
 }
 
+/// Which round's model a run ends with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Select {
+    /// The last one's.
+    #[default]
+    Last,
+    /// That of the evaluated round that was best on validation data.
+    Best,
+}
+
+impl Select {
+    /// What a run directory that was written before there was a choice means; it is left as it was.
+    fn is_last(&self) -> bool {
+        *self == Self::Last
+    }
+}
+
 /// `[eval]`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -201,6 +219,10 @@ pub struct EvalSettings {
     pub baselines: Vec<Baseline>,
     /// Validation examples of each client used at most, evenly spaced. 0: all. Tables use all of the test data.
     pub max_examples: usize,
+    /// Which round's model the run ends with: `last`, or `best`, that with the least loss on validation data (the greatest accuracy, at an
+    /// endpoint of text alone) among the rounds that are evaluated, the earlier of equals. Random search then chooses among its own by the same data.
+    #[serde(skip_serializing_if = "Select::is_last")]
+    pub select: Select,
     /// For a search: random search with as many queries stands beside it. At an endpoint it is paid from the same budget.
     pub random_search: bool,
     /// For a search over labels: each client fits a scale and biases of its label scores to its validation data, and
@@ -216,9 +238,38 @@ impl Default for EvalSettings {
             every_rounds: 1,
             baselines: vec![Baseline::ZeroShot],
             max_examples: 0,
+            select: Select::Last,
             random_search: true,
             calibrate: None,
         }
+    }
+}
+
+impl EvalSettings {
+    /// Refuses to choose among rounds where there is one alone, or where more of a round would have to be kept than what travels.
+    fn check(&self, s: &RunFile, name: &str) -> Result<(), Failure> {
+        if self.select == Select::Last {
+            return Ok(());
+        }
+        let (rounds, every) = (s.federation.num_rounds, self.every_rounds);
+        let one = format!(
+            "eval.every_rounds = {every}: of {rounds} rounds only the last is evaluated; set it to 1"
+        );
+        let why = if s.scalars.is_some() {
+            "[scalars]: `antiphon audit` replays such a run to its last round; leave eval.select out"
+        } else if s.emulator.as_ref().is_some_and(|e| e.align.is_some()) {
+            "[emulator.align]: the emulator would be that of the last round; leave one of them out"
+        } else if s.model.head == HeadSharing::Local {
+            "model.head = \"local\": the heads would be those of the last round; leave one of them out"
+        } else if rounds > 1 && (every == 0 || every >= rounds) {
+            &one
+        } else {
+            return Ok(());
+        };
+        Err(Failure::new(
+            Kind::Settings,
+            format_args!("{name}: eval.select = \"best\" does not go with {why}"),
+        ))
     }
 }
 
@@ -382,6 +433,7 @@ fn check(s: &RunFile, name: &str) -> Result<(), Failure> {
         emulator.check(name)?;
     }
     s.model.check(s, name)?;
+    s.eval.check(s, name)?;
     let f = &s.federation;
     if f.num_rounds == 0 {
         return refuse("federation.num_rounds", &0, "at least 1");

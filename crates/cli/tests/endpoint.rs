@@ -254,6 +254,21 @@ fn labels_are_calibrated_without_a_further_question() {
     assert_eq!(plain["queries"], own["queries"], "not one question more");
     assert_eq!(left(&toy, "plain"), left(&toy, "own"));
     assert!(plain.get("calibrated").is_none());
+    // nor for the prompt of the best round, whose questions were asked rounds ago
+    let best = ["oracle.cache=false", "eval.select=best", "eval.every_rounds=1"];
+    let seed = toy.run_past_its_best("best", &best, 1);
+    let best = [&best[..], &[seed.as_str(), calibrate]].concat();
+    toy.run("own-best", &best);
+    assert_eq!(
+        summary(&toy, "best")["queries"],
+        summary(&toy, "own-best")["queries"],
+        "not one question more"
+    );
+    let c = &summary(&toy, "own-best");
+    assert_eq!(
+        c["calibrated"]["plain"]["global"]["accuracy"], c["federated"]["global"]["accuracy"],
+        "of the same prompt"
+    );
     let c = &own["calibrated"];
     assert_eq!(c["clients"].as_object().unwrap().len(), 3, "{c}");
     for (_, fitted) in c["clients"].as_object().unwrap() {
@@ -524,6 +539,17 @@ fn an_endpoint_that_only_writes_is_enough_for_a_search_of_right_answers() {
         let (asked, bound) = (&s["queries"][what], plan["queries"][key].as_u64().unwrap());
         assert!(asked.as_u64().unwrap() <= bound, "{asked} {what} where at most {bound} were planned");
     }
+    // there is no loss to choose a round by: the first of the greatest accuracy
+    let chosen = toy.run("best", &["eval.select=best", "federation.num_rounds=4"]);
+    let accuracies: Vec<f64> =
+        left(&toy, "best").1.iter().map(|r| r[1]["global"]["accuracy"].as_f64().unwrap()).collect();
+    let most = accuracies.iter().copied().fold(0.0, f64::max);
+    let first = 1 + accuracies.iter().position(|a| *a == most).unwrap();
+    assert_eq!(summary(&toy, "best")["run"]["chosen"], json!({ "round": first, "accuracy": most }));
+    assert!(
+        chosen.out.contains(&format!("of round {first}, the best on validation data (accuracy")),
+        "{chosen:?}"
+    );
     let doctor = toy.antiphon(&["doctor", "out"]);
     assert!(!doctor.out.contains("NaN"), "{}", doctor.out);
     // cached, killed and resumed: the same bits

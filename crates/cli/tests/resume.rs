@@ -19,7 +19,7 @@ const STORAGE: i32 = 8;
 const INTERRUPTED: i32 = 130;
 
 /// Kinds of run whose state between rounds differs: their name, toy and overrides.
-fn kinds() -> [(&'static str, Toy, Vec<&'static str>); 6] {
+fn kinds() -> [(&'static str, Toy, Vec<&'static str>); 7] {
     let keep = "train.optimizer_state=keep";
     let sgdm = ["server.id=sgdm", "server.learning_rate=0.9", "server.momentum=0.8"];
     [
@@ -34,6 +34,7 @@ fn kinds() -> [(&'static str, Toy, Vec<&'static str>); 6] {
             [&ZEROTH_ORDER[..], &["train.personalized_lr={spread=5e-3,rounds=2}"]].concat(),
         ),
         ("an emulator aligned every round", Toy::aligned(), vec![keep]),
+        ("the best round", Toy::new(), BEST.to_vec()),
     ]
 }
 
@@ -41,6 +42,9 @@ fn kinds() -> [(&'static str, Toy, Vec<&'static str>); 6] {
 const ZEROTH_ORDER: [&str; 4] =
     ["estimator.id=zeroth_order", "estimator.epsilon=1e-2", "optimizer.id=sgd", "train.max_grad_norm=0"];
 const MEDIAN: [&str; 2] = ["aggregation.layers=[]", "aggregation.reducer.id=median"];
+
+/// Steps so far that validation loss rises again.
+const BEST: [&str; 3] = ["eval.select=best", "eval.every_rounds=1", "train.learning_rate=0.1"];
 
 /// Enough rounds that a stop falls between them.
 const LONGER: [&str; 2] = ["federation.num_rounds=10", "train.local_steps=6"];
@@ -177,6 +181,37 @@ fn killed_at_random_moments() {
         kills += own;
     }
     println!("{kills} kills in {runs} runs, {before_creation} of them before there was a run; seed {seed}");
+}
+
+/// Killed after its best round, a run still ends with it: in this process, and at an endpoint.
+#[test]
+fn the_best_round_outlives_the_process_that_saw_it() {
+    let served = [
+        "eval.select=best",
+        "eval.every_rounds=1",
+        "method={id=\"prompt\",num_virtual_tokens=3,prompt_tuning_init=\"random\"}",
+        "search={id=\"bdpl\",candidates=\"the cat sat on the mat and the dog\",samples=4,batch_size=3,learning_rate=0.05,\
+         loss=\"nll\"}",
+        "oracle={endpoint=\"embedded\",access=\"logprobs\"}",
+    ];
+    for kind in [&BEST[..], &served] {
+        let toy = Toy::new();
+        let overrides = [kind, &["federation.num_rounds=8"]].concat();
+        let seed = toy.run_past_its_best("whole", &overrides, 2);
+        let overrides = [&overrides[..], &[seed.as_str()]].concat();
+        let (best, loss) = toy.best_round("whole");
+        let mut child = start_until(&toy, "killed", &overrides, best as u32 + 1);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!toy.path("killed/latest").exists(), "it was too late to kill");
+        toy.antiphon(&["resume", "killed"]).says(0, &["continuing at round"]);
+        assert_eq!(snapshot(&toy.path("killed/latest")), snapshot(&toy.path("whole/latest")), "{kind:?}");
+        let (whole, killed) = (toy.summary("whole"), toy.summary("killed"));
+        assert_eq!(killed["run"]["chosen"], serde_json::json!({ "round": best, "loss": loss }), "{kind:?}");
+        for key in ["digest", "federated"] {
+            assert_eq!(killed[key], whole[key], "{kind:?}, {key}");
+        }
+    }
 }
 
 /// What clients learnt in an attempt that did not count is in no checkpoint, so a run that goes on must not know it

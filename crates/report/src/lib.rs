@@ -22,6 +22,6 @@ pub use record::{
 };
 pub use spread::UpdateSpread;
 pub use summary::{
-    Baseline, Baselines, Calibrated, ClientData, Comparison, DataReport, Fitted, LocalOnly, OffSite, Queries,
-    RunFacts, SUMMARY_SCHEMA, Summary, Truncation,
+    Baseline, Baselines, Calibrated, ChosenRound, ClientData, Comparison, DataReport, Fitted, LocalOnly,
+    OffSite, Queries, RunFacts, SUMMARY_SCHEMA, Summary, Truncation,
 };

@@ -1,11 +1,13 @@
 //! The whole run, as measured: `summary.json`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use antiphon_core::{ClientId, Digest};
 use serde::{Deserialize, Serialize};
 
 use crate::alignment::Aligned;
+use crate::format;
 use crate::record::{Evaluation, Metrics, Traffic, Waypoint};
 
 /// Version of the layout of [`Summary`]; raised when a field changes its meaning or goes.
@@ -143,6 +145,10 @@ pub struct RunFacts {
     pub rounds: u64,
     /// Rounds done; fewer when the run was stopped.
     pub rounds_done: u64,
+    /// The round whose model the run ends with, where validation data were to choose it (`eval.select = "best"`). All numbers on
+    /// test data are that round's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<ChosenRound>,
     /// Local optimiser steps per client and round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_steps: Option<u64>,
@@ -163,6 +169,31 @@ pub struct RunFacts {
     /// Rounds at which the run was resumed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resumed_at: Vec<u64>,
+}
+
+/// Which round's model a run ends with, chosen on validation data.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChosenRound {
+    /// Counted from 1.
+    pub round: u64,
+    /// Loss on validation data after it, nats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+    /// Accuracy on validation data after it, where answers are texts without a loss. With neither, no round could be compared, and
+    /// this is the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+}
+
+impl fmt::Display for ChosenRound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the model is that of round {}, ", self.round)?;
+        match (self.loss, self.accuracy) {
+            (Some(loss), _) => write!(f, "the best on validation data (loss {})", format::loss(loss)),
+            (None, Some(a)) => write!(f, "the best on validation data (accuracy {})", format::percent(a)),
+            (None, None) => write!(f, "the last: no round has a loss on validation data"),
+        }
+    }
 }
 
 /// What the federated model is compared with. Each is measured only on request.

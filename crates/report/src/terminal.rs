@@ -16,11 +16,14 @@ pub fn summary(summary: &Summary, findings: &[Finding]) -> String {
         out.push('\n');
     }
     let t = summary.traffic;
-    let mut facts = vec![
-        ("rounds", rounds(summary)),
+    let mut facts = vec![("rounds", rounds(summary))];
+    if let Some(chosen) = summary.run.chosen {
+        facts.push(("kept", chosen.to_string()));
+    }
+    facts.extend([
         ("sent", format!("{} up, {} down", format::bytes(t.up as f64), format::bytes(t.down as f64))),
         ("time", format::seconds(summary.wall_seconds)),
-    ];
+    ]);
     if let Some(gaps) = off_site(summary) {
         facts.push(("gaps", gaps));
     }

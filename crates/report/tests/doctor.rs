@@ -3,7 +3,7 @@
 mod sample;
 
 use antiphon_report::doctor::{ALL, Finding, Run, Severity, examine};
-use antiphon_report::{Gauge, Queries, Spent};
+use antiphon_report::{ChosenRound, Gauge, Queries, Spent};
 use sample::{Sick, run};
 
 fn found(sick: Sick, seed: u64) -> Vec<Finding> {
@@ -77,6 +77,16 @@ fn an_over_fitted_search_is_not_told_to_train_less() {
         said.contains("num_rounds = ") && !said.contains("local_steps") && !said.contains("lora"),
         "{said}"
     );
+    // who gets the model of the best round is not told to stop there
+    assert!(said.contains("eval.select"), "{said}");
+    let found = |s: &sample::Sample| {
+        let findings = examine(&Run { rounds: &s.rounds, summary: Some(&s.summary) });
+        findings.iter().any(|f| f.id == "over_fitting")
+    };
+    s.summary.run.chosen = Some(ChosenRound { round: 9, loss: None, accuracy: None });
+    assert!(found(&s));
+    s.summary.run.chosen = Some(ChosenRound { round: 9, loss: Some(1.0), accuracy: None });
+    assert!(!found(&s));
 }
 
 #[test]

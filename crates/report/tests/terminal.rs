@@ -3,7 +3,7 @@
 mod sample;
 
 use antiphon_report::doctor::{Run, examine};
-use antiphon_report::{Metrics, terminal};
+use antiphon_report::{ChosenRound, Metrics, terminal};
 use sample::{Sick, run};
 
 #[test]
@@ -29,6 +29,25 @@ fn the_end_of_a_sick_run_that_was_stopped_and_compared_with_nothing() {
     };
     let findings = examine(&Run { rounds: &s.rounds, summary: Some(&s.summary) });
     insta::assert_snapshot!(terminal::summary(&s.summary, &findings));
+}
+
+#[test]
+fn the_round_that_was_kept_is_named() {
+    let mut s = run(Sick::No, 10, 24, 1);
+    let kept = |s: &antiphon_report::Summary| {
+        let text = terminal::summary(s, &[]);
+        text.lines().find_map(|l| l.strip_prefix("kept").map(|l| l.trim().to_owned()))
+    };
+    assert_eq!(kept(&s.summary), None);
+    s.summary.run.chosen = Some(ChosenRound { round: 7, loss: Some(0.593_24), accuracy: None });
+    let best = "the model is that of round 7, the best on validation data (loss 0.593)";
+    assert_eq!(kept(&s.summary).as_deref(), Some(best));
+    s.summary.run.chosen = Some(ChosenRound { round: 7, loss: None, accuracy: Some(0.75) });
+    let best = "the model is that of round 7, the best on validation data (accuracy 75.0 %)";
+    assert_eq!(kept(&s.summary).as_deref(), Some(best));
+    s.summary.run.chosen = Some(ChosenRound { round: 24, loss: None, accuracy: None });
+    let last = "the model is that of round 24, the last: no round has a loss on validation data";
+    assert_eq!(kept(&s.summary).as_deref(), Some(last));
 }
 
 #[test]

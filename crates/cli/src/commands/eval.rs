@@ -14,7 +14,7 @@ use crate::args::Eval;
 use crate::error::{Fail, Failure, Kind};
 use crate::progress::Progress;
 use crate::runfile;
-use crate::session::{ClientState, Session};
+use crate::session::{Chosen, ClientState, Session};
 
 pub(super) fn run(a: &Eval, quiet: bool, json: bool) -> Result<(), Failure> {
     let progress = Progress::new(0, quiet);
@@ -34,8 +34,8 @@ pub(super) fn run(a: &Eval, quiet: bool, json: bool) -> Result<(), Failure> {
             (session.file().model.base_model.clone(), session.evaluate_whole(&session.theta, a.part)?)
         }
         (None, Some(snapshot)) => {
-            let (round, theta) = restore(&session, snapshot, a)?;
-            (format!("{} after round {round}", a.run.display()), session.evaluate(&theta, a.part)?)
+            let (when, theta) = restore(&session, snapshot, a)?;
+            (format!("{} after {when}", a.run.display()), session.evaluate(&theta, a.part)?)
         }
     };
     progress.finish();
@@ -58,8 +58,9 @@ pub(super) fn run(a: &Eval, quiet: bool, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What travels and every client's own tensors, as of the newest checkpoint; the number of rounds done with it.
-fn restore(session: &Session, snapshot: &Snapshot, a: &Eval) -> Result<(u32, Vec<f32>), Failure> {
+/// What travels and every client's own tensors, as of the newest checkpoint or the best round that it knows; which round that is,
+/// in words.
+fn restore(session: &Session, snapshot: &Snapshot, a: &Eval) -> Result<(String, Vec<f32>), Failure> {
     let damaged = |what: &dyn std::fmt::Display| {
         Failure::new(Kind::RunDir, format_args!("{}: {what}", a.run.display()))
     };
@@ -83,7 +84,12 @@ fn restore(session: &Session, snapshot: &Snapshot, a: &Eval) -> Result<(u32, Vec
             }
         }
     }
-    Ok((checkpoint.round.0 + 1, checkpoint.theta.clone()))
+    // the best round, where the run chooses by validation data
+    let best = Chosen::of(&checkpoint.slots, expected).map_err(|why| damaged(&why))?;
+    Ok(match best {
+        Some(b) => (format!("round {}, the best on validation data", b.round.0 + 1), b.theta),
+        None => (format!("round {}", checkpoint.round.0 + 1), checkpoint.theta.clone()),
+    })
 }
 
 /// One line for all, one a client.

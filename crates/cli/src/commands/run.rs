@@ -18,7 +18,7 @@ use crate::error::{Fail, Failure, Kind, store};
 use crate::progress::Progress;
 use crate::remote::Draft;
 use crate::runfile::{self, Loaded};
-use crate::session::{self, Course, Hand, Pin, Session, Trial, execute, unix_ms};
+use crate::session::{self, Chosen, Course, Hand, Pin, Session, Trial, execute, unix_ms};
 
 /// A fresh run.
 pub(super) fn run(a: &Run, quiet: bool, json: bool) -> Result<(), Failure> {
@@ -83,7 +83,7 @@ pub(super) fn run(a: &Run, quiet: bool, json: bool) -> Result<(), Failure> {
             json,
         },
         crew,
-        start,
+        (start, None),
         dir,
     )
 }
@@ -110,7 +110,12 @@ fn open(
     Ok(Box::new(Session::open(loaded, progress, stop)?))
 }
 
-fn rounds(job: &Job<'_>, crew: Vec<Hand>, start: Start, dir: RunDir) -> Result<(), Failure> {
+fn rounds(
+    job: &Job<'_>,
+    crew: Vec<Hand>,
+    start: (Start, Option<Chosen>),
+    dir: RunDir,
+) -> Result<(), Failure> {
     let (trial, progress) = (job.trial, job.progress);
     let again = format!("antiphon resume {}", job.out.display());
     trial.begin(job.out)?;
@@ -197,7 +202,7 @@ pub(super) fn resume(a: &args::Resume, quiet: bool, json: bool) -> Result<(), Fa
     resumed_at.push(u64::from(from.next.0));
     let crew = trial.crew()?;
     let start = session::resume(&*trial, &crew, &dir, from, &progress)?;
-    progress.note(&format!("continuing at round {} of {}", start.round.0 + 1, trial.policy().num_rounds));
+    progress.note(&format!("continuing at round {} of {}", start.0.round.0 + 1, trial.policy().num_rounds));
     let course = Course { begun, resumed_at: &resumed_at };
     let job = Job { trial: &*trial, progress: &progress, course, out: &a.dir, json };
     rounds(&job, crew, start, dir)

@@ -19,7 +19,8 @@ use crate::machine;
 use crate::progress::Progress;
 use crate::runfile::{Loaded, RunFile};
 use crate::session::{
-    Blame, Person, Tokens, check_calibration, gather, in_words, nothing_to_choose, policy, questions, shown,
+    Blame, Person, Tokens, check_calibration, check_choice, gather, in_words, nothing_to_choose, policy,
+    questions, shown,
 };
 
 /// Questions of everybody; of held-out data also those of nobody in particular.
@@ -114,6 +115,7 @@ impl Draft {
             return Err(Failure::new(Kind::Data, format_args!("`{}`: {why}", p.name)));
         }
         check_calibration(file, gathered.label_words.as_deref(), &people)?;
+        check_choice(file, asks(&validation))?;
         let policy = policy(file);
         policy.check(people.len()).blame(&loaded, "federation")?;
         let workers = if file.run.workers == 0 { machine::cores() } else { file.run.workers };
@@ -149,6 +151,11 @@ impl Draft {
             Part::Validation => &self.validation,
             Part::Test => &self.test,
         }
+    }
+
+    /// Whether anything is held out to look at during a run.
+    pub(crate) fn validates(&self) -> bool {
+        asks(&self.validation)
     }
 
     /// Everything that is ever asked.
@@ -197,6 +204,11 @@ impl Draft {
         };
         self.method.prepare(&ground).blame(&self.loaded, "search")
     }
+}
+
+/// Whether there is any question.
+fn asks(questions: &Questions) -> bool {
+    questions.values().any(|q| !q.is_empty())
 }
 
 /// Tokens of a label.

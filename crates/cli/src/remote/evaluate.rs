@@ -12,6 +12,7 @@ use antiphon_report::{Evaluation, Metrics};
 use super::Remote;
 use crate::args::Part;
 use crate::error::{Failure, Kind};
+use crate::runfile::Select;
 use crate::session::{Heard, Person, Said, split};
 
 /// Questions for which budget is set aside at a time: what is set aside covers every retry, and is mostly given back.
@@ -126,7 +127,9 @@ impl Remote {
         if self.draft.file().eval.calibrate.is_some() {
             heard.remove(&self.draft.common.id);
             let mut kept = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.retain(|(of, ..)| *of != part);
+            // what was chosen among rounds is calibrated on what its own round was told
+            let again = part == Part::Validation && self.draft.file().eval.select == Select::Best;
+            kept.retain(|(of, by, _)| *of != part || again && by != prompt);
             kept.push((part, prompt.clone(), heard));
         }
         let bytes = |p: &Person| {
@@ -160,8 +163,8 @@ impl Remote {
         Err(Failure::new(Kind::Oracle, format_args!("{missing} of {asked} test questions have no answer")))
     }
 
-    /// What was said of `part` under `prompt`. Asked again only by a run that was resumed after its last evaluation; the cache
-    /// answers it then.
+    /// What was said of `part` under `prompt`. Asked again only by a run that was resumed after it was said; the cache answers it
+    /// then.
     pub(super) fn heard(&self, prompt: &PromptOf, part: Part) -> Result<Heard, Failure> {
         let known = || {
             let kept = self.heard.lock().unwrap_or_else(PoisonError::into_inner);

@@ -19,10 +19,10 @@ use super::{Needs, Remote};
 use crate::args::Part;
 use crate::error::{Fail, Failure, Kind};
 use crate::progress::Progress;
-use crate::runfile::Baseline;
+use crate::runfile::{Baseline, Select};
 use crate::session::{
-    Course, Finished, Outcome, Past, Trial as _, asked, calibrated, conclude, digest, inline, publish_with,
-    shown,
+    Course, Finished, Outcome, Past, Trial as _, asked, best_waypoint, calibrated, conclude, digest, inline,
+    publish_with, shown,
 };
 
 /// Kernels of nobody here.
@@ -129,14 +129,16 @@ fn luck(run: &Remote, rounds: &[RoundRecord]) -> Result<Line, Failure> {
         e => Failure::new(Kind::Oracle, e),
     })?;
     let prompt = |l: &Lucky| run.search.prompt(&l.state).fail(Kind::Internal);
-    let validates = run.draft.questions(Part::Validation).values().any(|q| !q.is_empty());
+    let validates = run.draft.validates();
     let last = better.len().saturating_sub(if validates { Needs::WAYPOINTS } else { 0 });
     let waypoint = |l: &Lucky| {
         Ok(Waypoint { forwards: l.asked, eval: run.evaluate_prompt(&prompt(l)?, Part::Validation)? })
     };
     let seen = if validates { &better[last..] } else { &[] };
-    let curve = seen.iter().map(waypoint).collect::<Result<_, Failure>>()?;
-    let best = better.last().ok_or_else(|| Failure::new(Kind::Internal, "no candidate"))?;
+    let curve = seen.iter().map(waypoint).collect::<Result<Vec<Waypoint>, Failure>>()?;
+    let selects = run.draft.file().eval.select == Select::Best;
+    let best = if selects { best_waypoint(run.draft.file(), &curve).map(|i| &seen[i]) } else { None };
+    let best = best.or(better.last()).ok_or_else(|| Failure::new(Kind::Internal, "no candidate"))?;
     Ok(Line {
         eval: run.test(&prompt(best)?)?,
         steps: Some(candidates),
@@ -189,6 +191,7 @@ fn facts(run: &Remote, outcome: &Outcome, resumed_at: &[u64]) -> RunFacts {
         cohort: draft.cohort() as u64,
         rounds: u64::from(draft.policy.num_rounds),
         rounds_done: u64::from(outcome.rounds_done),
+        chosen: outcome.chosen,
         local_steps: None,
         trainable: run.plan.schema().dim() as u64,
         parameters: None,

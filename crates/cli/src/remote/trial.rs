@@ -76,6 +76,10 @@ impl Trial for Remote {
         self.draft.questions(Part::Train).iter().map(seeker).collect()
     }
 
+    fn validates(&self) -> bool {
+        self.draft.validates()
+    }
+
     fn begin(&self, dir: &Path) -> Result<(), Failure> {
         self.open_purse(dir)
     }

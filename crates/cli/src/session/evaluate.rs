@@ -11,7 +11,7 @@ use antiphon_kernels::Cpu;
 use antiphon_report::{Evaluation, Metrics, Split};
 use antiphon_tune::{HeldOut, Scores, TuneError, Tuning};
 
-use super::Session;
+use super::{Person, Session};
 use crate::args::Part;
 use crate::error::{Fail, Failure, Kind};
 
@@ -63,7 +63,7 @@ impl Session {
 
     /// Whether anything is held out to look at during a run.
     pub(crate) fn validates(&self) -> bool {
-        self.people.iter().chain([&self.common]).any(|p| !p.part(Part::Validation).sequences.is_empty())
+        validates(&self.people, &self.common)
     }
 
     fn summed(&self, part: Part, scores: &BTreeMap<ClientId, Scores>) -> Evaluation {
@@ -135,6 +135,11 @@ impl Session {
             tokens: s.units,
         }
     }
+}
+
+/// Whether anybody has validation data.
+pub(super) fn validates(people: &[Person], common: &Person) -> bool {
+    people.iter().chain([common]).any(|p| !p.part(Part::Validation).sequences.is_empty())
 }
 
 /// The report's name of a part.

@@ -5,36 +5,40 @@ use std::sync::{Mutex, PoisonError};
 use antiphon_algo::Losses;
 use antiphon_core::{ClientId, Millis, Round};
 use antiphon_protocol::Ending;
+use antiphon_report::ChosenRound;
 use antiphon_sim::{Config, Simulation, Start, WallClock};
 use antiphon_store::{Resume, RunDir};
 
 use super::recorder::{Events, Recorder};
-use super::{Crew, Hand, Trial};
+use super::{Chosen, Crew, Hand, Trial};
 use crate::error::{Fail, Failure, Kind, store};
 use crate::progress::Progress;
+use crate::runfile::Select;
 
 /// How the rounds ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
-    /// The shared trainable vector.
+    /// The shared trainable vector that the run ends with.
     pub(crate) theta: Vec<f32>,
+    /// The round that it is of, where validation data were to choose.
+    pub(crate) chosen: Option<ChosenRound>,
     /// Rounds done in all.
     pub(crate) rounds_done: u32,
     /// False when the user stopped the run.
     pub(crate) completed: bool,
 }
 
-/// Where a run takes up.
+/// Where a run takes up, and the best of its rounds so far.
 pub(crate) fn resume(
     trial: &dyn Trial,
     crew: &[Hand],
     dir: &RunDir,
     from: Resume,
     progress: &Progress,
-) -> Result<Start, Failure> {
+) -> Result<(Start, Option<Chosen>), Failure> {
     let Some(checkpoint) = from.checkpoint else {
         trial.prepare(None, progress)?;
-        return Ok(Start::fresh(trial.start()));
+        return Ok((Start::fresh(trial.start()), None));
     };
     trial.prepare(Some(&checkpoint.slots), progress)?;
     let (found, expected) = (checkpoint.theta.len(), trial.plan().schema().dim());
@@ -44,6 +48,7 @@ pub(crate) fn resume(
             format_args!("the checkpoint holds {found} scalars, this run file trains {expected}"),
         ));
     }
+    let best = Chosen::of(&checkpoint.slots, expected).map_err(|why| Failure::new(Kind::RunDir, why))?;
     for client in checkpoint.clients {
         let Some(bytes) = dir.client_state(client).fail(Kind::RunDir)? else { continue };
         let state = ClientState::decode(&bytes)
@@ -68,13 +73,14 @@ pub(crate) fn resume(
     let slot = checkpoint.slots.iter().find(|(name, _)| name == LOSSES);
     let damaged = || Failure::new(Kind::RunDir, "the losses that the checkpoint holds are damaged");
     let losses = slot.map(|(_, bytes)| losses_from_bytes(bytes).ok_or_else(damaged)).transpose()?;
-    Ok(Start {
+    let start = Start {
         round: from.next,
         losses,
         theta: checkpoint.theta,
         server: checkpoint.server.into_iter().collect(),
         ..Start::fresh(Vec::new())
-    })
+    };
+    Ok((start, best))
 }
 
 /// What a client keeps between rounds, as it lies in the store.
@@ -155,14 +161,15 @@ fn losses_from_bytes(bytes: &[u8]) -> Option<Losses> {
     (losses.mean.is_finite() && greatest.is_finite() && greatest >= 0.0).then_some(losses)
 }
 
-/// Runs from `start` to the end, or until the user stops it.
+/// Runs from `start`, with the best of the rounds before it, to the end, or until the user stops it.
 pub(crate) fn execute(
     trial: &dyn Trial,
     crew: Vec<Hand>,
-    start: Start,
+    (start, best): (Start, Option<Chosen>),
     dir: RunDir,
     progress: &Progress,
 ) -> Result<(Outcome, RunDir), Failure> {
+    let selects = trial.file().eval.select == Select::Best;
     let crew = Crew::new(crew, trial, progress);
     let shared = Mutex::new(dir);
     let clock = WallClock::starting_at(Millis(0));
@@ -183,11 +190,11 @@ pub(crate) fn execute(
         faults: None,
     };
     let first = start.round;
-    let (end, reasons) = {
-        let mut recorder = Recorder::new(trial, &crew, &shared, progress);
+    let (end, reasons, best) = {
+        let mut recorder = Recorder::new(trial, &crew, &shared, progress, best);
         let mut events = Events(&shared);
         let end = simulation.run(start, &crew, &mut recorder, &mut events, trial.stop());
-        (end, recorder.reasons)
+        (end, recorder.reasons, recorder.best)
     };
     let mut dir = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
     // what was logged before a failure is worth keeping; the failure itself comes first
@@ -211,7 +218,9 @@ pub(crate) fn execute(
         }
     }
     let completed = end.ending.is_some() || (first.0 >= trial.policy().num_rounds);
-    Ok((Outcome { theta: end.theta, rounds_done: end.next.0, completed }, dir))
+    let chosen = selects.then(|| Chosen::report(best.as_ref(), trial.file(), end.next.0));
+    let theta = best.map_or(end.theta, |b| b.theta);
+    Ok((Outcome { theta, chosen, rounds_done: end.next.0, completed }, dir))
 }
 
 /// Which exit code an error of the simulation has.

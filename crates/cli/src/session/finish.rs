@@ -221,6 +221,7 @@ fn facts(session: &Session, outcome: &Outcome, resumed_at: &[u64]) -> RunFacts {
         cohort: session.policy.cohort_size(session.people.len()) as u64,
         rounds: u64::from(session.policy.num_rounds),
         rounds_done: u64::from(outcome.rounds_done),
+        chosen: outcome.chosen,
         local_steps: match session.searching {
             Some(_) => None,
             None => session.people.iter().map(|p| u64::from(session.local_steps(p))).max(),

@@ -4,6 +4,7 @@
 mod audit;
 mod baselines;
 mod calibration;
+mod chosen;
 mod clients;
 mod embedded;
 mod evaluate;
@@ -49,6 +50,7 @@ use searching::Parts;
 
 pub(crate) use audit::{Logged, replay};
 pub(crate) use calibration::{Heard, Said, calibrated, check as check_calibration};
+pub(crate) use chosen::{Chosen, check as check_choice, figure};
 pub(crate) use clients::{Person, division, gather, inline, kept_back, shown};
 pub(crate) use evaluate::split;
 pub(crate) use execute::{ClientState, Outcome, execute, resume};
@@ -57,7 +59,7 @@ pub(crate) use offsite::OffSite;
 pub(crate) use personal::Personal;
 pub(crate) use recorder::{Events, Shared, digest, unix_ms};
 pub(crate) use scalars::Scalars;
-pub(crate) use searching::{Searching, in_words, nothing_to_choose, questions};
+pub(crate) use searching::{Searching, best_waypoint, in_words, nothing_to_choose, questions};
 pub(crate) use tokens::Tokens;
 pub(crate) use trial::{Course, Pin, Trial};
 pub(crate) use work::{Crew, Hand};
@@ -172,6 +174,7 @@ impl Session {
             enough(&gathered.people, &recipe)?;
         }
         check_calibration(file, gathered.label_words.as_deref(), &gathered.people)?;
+        check_choice(file, evaluate::validates(&gathered.people, &gathered.common))?;
         let prompt = wiring.prompt.as_ref().map_or(0, |p| p.tokens);
         let shape = shape(&recipe, &gathered.people, &gathered.common, prompt);
         let longest =

@@ -18,9 +18,10 @@ use antiphon_store::{Checkpoint, RunDir};
 
 use super::audit::Kept;
 use super::execute::{LOSSES, losses_to_bytes};
-use super::{Crew, Trial};
+use super::{Chosen, Crew, Trial, figure};
 use crate::args::Part;
 use crate::progress::{Progress, bytes};
+use crate::runfile::Select;
 
 /// The run directory, shared by the recorder and the event log.
 pub(crate) type Shared = Mutex<RunDir>;
@@ -72,6 +73,8 @@ pub(crate) struct Recorder<'a> {
     outcomes: BTreeMap<ClientId, Outcome>,
     /// Why clients gave no answer in the last round that failed, one line each.
     pub(crate) reasons: Vec<String>,
+    /// The best round so far, where the best is chosen.
+    pub(crate) best: Option<Chosen>,
     /// Bytes of changes of the emulator that the round has sent.
     emulator_down: u64,
 }
@@ -82,6 +85,7 @@ impl<'a> Recorder<'a> {
         crew: &'a Crew<'a>,
         dir: &'a Shared,
         progress: &'a Progress,
+        best: Option<Chosen>,
     ) -> Self {
         let begun = Instant::now();
         let (cohort, outcomes) = (Vec::new(), BTreeMap::new());
@@ -97,6 +101,7 @@ impl<'a> Recorder<'a> {
             cohort,
             outcomes,
             reasons,
+            best,
             emulator_down: 0,
         }
     }
@@ -176,6 +181,10 @@ impl<'a> Recorder<'a> {
         } else {
             None
         };
+        if trial.file().eval.select == Select::Best {
+            let on = eval.as_ref().and_then(|e| figure(trial.file(), &e.global));
+            self.best = Chosen::better(self.best.take(), closed.round, on, closed.theta);
+        }
         let eval_seconds = eval.is_some().then(|| eval_begun.elapsed().as_secs_f64());
         let traffic = Traffic {
             up: closed.traffic.up.total(),
@@ -218,6 +227,7 @@ impl<'a> Recorder<'a> {
         let mut slots = trial.slots()?;
         let losses = Losses::of(closed.contributions.iter().map(|c| &c.metrics));
         slots.extend(losses.map(|l| (LOSSES, losses_to_bytes(l))));
+        slots.extend(self.best.as_ref().map(|best| (Chosen::SLOT, best.encode())));
         let checkpoint = Checkpoint {
             theta: closed.theta,
             server: server.iter().map(|(name, v)| (name.as_str(), v.as_slice())).collect(),

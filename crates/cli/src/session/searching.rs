@@ -26,10 +26,10 @@ use antiphon_tune::{Tuning, method};
 use super::calibration::{Heard, Said};
 use super::embedded::Embedded;
 use super::sealed::{Inside, Sealed};
-use super::{Blame, Person, Session, Tokens, head, recipe};
+use super::{Blame, Person, Session, Tokens, figure, head, recipe};
 use crate::args::Part;
 use crate::error::{Fail, Failure, Kind};
-use crate::runfile::Loaded;
+use crate::runfile::{Loaded, RunFile, Select};
 
 /// Everything of a search that does not travel.
 pub(crate) struct Searching {
@@ -296,12 +296,16 @@ impl Searching {
             .iter()
             .map(|l| Ok(Waypoint { forwards: l.asked, eval: session.evaluate(&l.state, Part::Validation)? }));
         let mut curve = curve.collect::<Result<Vec<Waypoint>, Failure>>()?;
+        // what is allowed to the search is allowed to luck
+        let selects = session.file().eval.select == Select::Best;
+        let chosen = if selects { best_waypoint(session.file(), &curve) } else { None };
+        let best = chosen.map(|i| &better[i]).or(better.last());
         let whole = candidates * all.len() as u64;
         // nothing better was found until the end
         if let Some(last) = curve.last().filter(|w| w.forwards < whole).cloned() {
             curve.push(Waypoint { forwards: whole, ..last });
         }
-        let best = better.last().map_or_else(|| self.search.start(), |l| l.state.clone());
+        let best = best.map_or_else(|| self.search.start(), |l| l.state.clone());
         Ok(Line {
             eval: session.evaluate(&best, Part::Test)?,
             steps: Some(candidates),
@@ -344,6 +348,12 @@ impl Searching {
         let id = &self.oracle.facts().identity;
         format!("{} {}", id.provider, id.model)
     }
+}
+
+/// The first waypoint with the least figure, of those that have one.
+pub(crate) fn best_waypoint(file: &RunFile, curve: &[Waypoint]) -> Option<usize> {
+    let known = curve.iter().enumerate().filter_map(|(i, w)| Some((i, figure(file, &w.eval.global)?)));
+    known.filter(|(_, figure)| figure.is_finite()).min_by(|a, b| a.1.total_cmp(&b.1)).map(|(i, _)| i)
 }
 
 /// What a client asks: each sequence up to its answer, and the label words or else the answer itself. Sequences whose labelled

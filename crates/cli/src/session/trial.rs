@@ -114,9 +114,7 @@ pub(crate) trait Trial: Sync {
     }
 
     /// Whether anything is held out to look at during the run.
-    fn validates(&self) -> bool {
-        self.people().iter().any(|p| !p.part(Part::Validation).sequences.is_empty())
-    }
+    fn validates(&self) -> bool;
 
     /// Examples that passed forward through the model for the work that `client` reports; `None` where it does not say.
     fn forwards(&self, _client: ClientId, _metrics: &BTreeMap<String, f64>) -> Option<u64> {

@@ -142,6 +142,43 @@ impl Toy {
         ended
     }
 
+    /// `summary.json` of `run`.
+    #[track_caller]
+    pub(crate) fn summary(&self, run: &str) -> serde_json::Value {
+        serde_json::from_str(&self.read(&format!("{run}/summary.json"))).unwrap()
+    }
+
+    /// Loss on validation data after each round of `run`.
+    #[track_caller]
+    pub(crate) fn losses(&self, run: &str) -> Vec<f64> {
+        let loss = |line: &str| {
+            let record: serde_json::Value = serde_json::from_str(line).unwrap();
+            record["eval"]["global"]["loss"].as_f64().unwrap()
+        };
+        self.read(&format!("{run}/metrics.jsonl")).lines().map(loss).collect()
+    }
+
+    /// The first round of `run` with the least loss on validation data, counted from 1, and that loss.
+    #[track_caller]
+    pub(crate) fn best_round(&self, run: &str) -> (usize, f64) {
+        let losses = self.losses(run);
+        let least = losses.iter().copied().fold(f64::INFINITY, f64::min);
+        (1 + losses.iter().position(|l| *l == least).unwrap(), least)
+    }
+
+    /// Runs `run.toml` into `out` with one seed after the other until the best round lies `before` rounds or more before a last
+    /// that is worse; gives the seed as an override.
+    #[track_caller]
+    pub(crate) fn run_past_its_best(&self, out: &str, overrides: &[&str], before: usize) -> String {
+        let seed = (1..60).map(|n| format!("run.seed={n}")).find(|seed| {
+            let _ = std::fs::remove_dir_all(self.path(out));
+            self.run(out, &[overrides, &[seed.as_str()]].concat());
+            let ((best, least), losses) = (self.best_round(out), self.losses(out));
+            best + before <= losses.len() && losses[losses.len() - 1] > least
+        });
+        seed.unwrap_or_else(|| panic!("{overrides:?}: the last round is the best of every seed"))
+    }
+
     /// Identifies the adapter in `run`.
     #[track_caller]
     pub(crate) fn adapter(&self, run: &str) -> Digest {

@@ -18,6 +18,10 @@ pub(super) const DIAGNOSIS: Diagnosis = Diagnosis {
 };
 
 fn look(run: &Run<'_>) -> Option<Finding> {
+    if run.summary.is_some_and(|s| s.run.chosen.is_some_and(|c| c.loss.is_some())) {
+        // the model that is handed out is that of the best round
+        return None;
+    }
     let losses = run.losses();
     let (at, best) =
         losses.iter().enumerate().min_by(|a, b| a.1.1.total_cmp(&b.1.1)).map(|(i, l)| (i, *l))?;
@@ -65,5 +69,5 @@ fn advice(run: &Run<'_>, rounds: u32) -> String {
     } else {
         "train less per round (`local_steps`, `learning_rate`) or less freely (`lora_r`, `lora_dropout`)"
     };
-    format!("Stop earlier (`num_rounds = {rounds}`), {less}.")
+    format!("Stop earlier (`num_rounds = {rounds}`), keep the best round (`eval.select = \"best\"`), {less}.")
 }

@@ -25,6 +25,9 @@ pub(super) fn write(h: &mut Html, report: &Report<'_>) {
     if let Some(steps) = run.local_steps {
         h.text(format_args!(" · {}", counted(steps, "local step")));
     }
+    if let Some(chosen) = run.chosen {
+        h.text(format_args!(" · {chosen}"));
+    }
     h.raw("</p>");
     if run.rounds_done < run.rounds {
         h.open("p", &[("class", &"stopped")])

@@ -265,6 +265,7 @@ fn summary(
             cohort,
             rounds: rounds64,
             rounds_done: rounds64,
+            chosen: None,
             local_steps: Some(10),
             trainable: 75_264,
             parameters: Some(22_713_216),
