@@ -120,7 +120,14 @@ fn rounds(
     let again = format!("antiphon resume {}", job.out.display());
     trial.begin(job.out)?;
     let done = execute(trial, crew, start, dir, progress);
-    let (outcome, mut dir) = done.map_err(|f| ended(trial, f, &again))?;
+    let (outcome, mut dir) = done.map_err(|f| {
+        let mut f = ended(trial, f, &again);
+        if f.kind == Kind::Interrupted {
+            f.message =
+                format!("stopped before the round was closed, which is done again; nothing is lost: {again}");
+        }
+        f
+    })?;
     if !outcome.completed {
         progress.finish();
         if let Some(why) = trial.ended() {
