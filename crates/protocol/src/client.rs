@@ -250,10 +250,14 @@ impl Client {
                 let (round, attempt, reason) = (d.round, d.attempt, printable(&reason.detail));
                 Ok(self.enter(State::Reporting { round, attempt, reason }))
             }
-            (Code::Outdated, State::Delivering { deliver: Deliver { round, .. } })
-            | (Code::Outdated | Code::Unusable, State::Reporting { round, .. }) => {
+            (Code::Outdated, State::Delivering { deliver: Deliver { round, .. } }) => {
                 let round = *round;
                 Ok(self.rest(Rest::GaveUp { round, reason: reason.detail }))
+            }
+            // what went wrong here says more than that the report of it came too late
+            (Code::Outdated | Code::Unusable, State::Reporting { round, reason, .. }) => {
+                let (round, reason) = (*round, reason.clone());
+                Ok(self.rest(Rest::GaveUp { round, reason }))
             }
             (Code::Outdated | Code::Unusable, _) => self.again(&reason.detail),
         }

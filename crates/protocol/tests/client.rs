@@ -145,6 +145,14 @@ fn each_rejection_has_its_own_consequence() {
     let (mut c, _) = delivering();
     let step = c.answered(rejected(Code::Unusable)).unwrap();
     assert_eq!(step, Step::Call(Up::Failed { round: Round(3), attempt: 0, reason: "why".into() }));
+    // what went wrong is not lost because the report of it comes late
+    for late in [Code::Outdated, Code::Unusable] {
+        let mut c = polling();
+        c.answered(Ok(Down::Work(work(0)))).unwrap();
+        c.gave_up("the disk is full");
+        let step = c.answered(rejected(late)).unwrap();
+        assert_eq!(step, Step::Rest(Rest::GaveUp { round: Round(0), reason: "the disk is full".into() }));
+    }
     // a coordinator that was restarted knows nobody
     let mut c = polling();
     assert!(matches!(c.answered(rejected(Code::Rejoin)).unwrap(), Step::Call(Up::Join { .. })));

@@ -26,7 +26,7 @@ pub(super) const NEED: Need = Need { method: "bbt", access: Access::Embeddings }
 pub(super) const ENTRY: Entry<dyn Method> = Entry {
     id: NEED.method,
     paper: "arXiv:2201.03514",
-    about: "a soft prompt in a random subspace, searched by CMA-ES of each client alone; for a federation of one",
+    about: "a soft prompt in a random subspace, searched by CMA-ES of each client alone; for a federation of one, as clients' coordinates are averaged",
     build: |t| Ok(Box::new(registry::settings::<Bbt>(NEED.method, t)?.check()?)),
 };
 
