@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 /// As an endpoint: a server of `model.base_model` that the run starts for itself and asks over HTTP.
 pub const EMBEDDED: &str = "embedded";
 
+/// Requests a second: one in some three hours.
+const LEAST_RATE: f64 = 1e-4;
+
 /// `[oracle]`. Without an endpoint, the base model inside this process.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -34,7 +37,7 @@ pub struct OracleSettings {
     pub ca_file: Option<PathBuf>,
     /// Origins (`https://host:port`) that requests may go to. Empty: the endpoint's own.
     pub allow_hosts: Vec<String>,
-    /// Seconds for one answer.
+    /// Seconds for one answer, at most a day.
     pub timeout_s: u64,
     /// Requests a second at most, of all clients together.
     pub requests_per_second: f64,
@@ -198,17 +201,27 @@ impl OracleSettings {
             });
         };
         let rate = self.requests_per_second;
-        if !(rate > 0.0 && rate.is_finite()) {
-            return Some(("oracle.requests_per_second", text(&rate), "a number above 0"));
+        if !(LEAST_RATE..=f64::MAX).contains(&rate) {
+            return Some(("oracle.requests_per_second", text(&rate), "a number, 0.0001 or more"));
         }
-        for (key, value) in [
-            ("oracle.timeout_s", self.timeout_s),
-            ("oracle.concurrency", self.concurrency as u64),
-            ("oracle.prompts_per_request", self.prompts_per_request.unwrap_or(1) as u64),
+        for (key, value, most, expected) in [
+            ("oracle.timeout_s", self.timeout_s, 86_400, "1 to 86400, which is a day"),
+            ("oracle.retries", u64::from(self.retries) + 1, 1001, "at most 1000"),
+            ("oracle.concurrency", self.concurrency as u64, 1024, "1 to 1024"),
+            (
+                "oracle.prompts_per_request",
+                self.prompts_per_request.unwrap_or(1) as u64,
+                u64::MAX,
+                "at least 1",
+            ),
         ] {
-            if value == 0 {
-                return Some((key, "0".into(), "at least 1"));
+            if !(1..=most).contains(&value) {
+                let found = if key == "oracle.retries" { u64::from(self.retries) } else { value };
+                return Some((key, text(&found), expected));
             }
+        }
+        if let Err(HttpError::Origin { found, .. }) = self.allowed() {
+            return Some(("oracle.allow_hosts", found, "origins, such as https://api.example"));
         }
         if self.api_key_file.is_some() && self.api_key_fd.is_some() {
             return Some((
@@ -241,6 +254,18 @@ impl OracleSettings {
         self.model.is_none().then(|| ("oracle.model", "(absent)".into(), "the model's name at the endpoint"))
     }
 
+    /// Whether the endpoint has an address that may be used, a key aside.
+    pub(crate) fn check_address(&self) -> Result<(), HttpError> {
+        let Some(url) = self.endpoint.as_deref().filter(|_| !self.is_embedded()) else { return Ok(()) };
+        let mut s = HttpSettings::new(url, self.dialect(), "");
+        s.allowed = self.allowed()?;
+        s.origin().map(|_| ())
+    }
+
+    fn allowed(&self) -> Result<AllowList, HttpError> {
+        AllowList::new(&self.allow_hosts.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
     /// The rules for asking `url`, where `model` answers. `dir`: from where paths start.
     pub(crate) fn http(
         &self,
@@ -257,7 +282,7 @@ impl OracleSettings {
             (None, None) => None,
         };
         s.certificates = self.ca_file.as_deref().map(dir);
-        s.allowed = AllowList::new(&self.allow_hosts.iter().map(String::as_str).collect::<Vec<_>>());
+        s.allowed = self.allowed()?;
         s.timeout = Duration::from_secs(self.timeout_s);
         s.rate = (self.requests_per_second, self.requests_per_second.ceil().clamp(1.0, 1e6) as u32);
         s.retry = Retry { attempts: self.retries.saturating_add(1), ..s.retry };

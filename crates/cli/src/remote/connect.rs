@@ -201,6 +201,7 @@ fn serve(draft: &Draft) -> Result<Running, Failure> {
 fn refused(draft: &Draft, e: &HttpError) -> Failure {
     match e {
         HttpError::Url { .. }
+        | HttpError::Origin { .. }
         | HttpError::NotAllowed { .. }
         | HttpError::Exposed { .. }
         | HttpError::NoModel { .. } => draft.loaded.source.blame("oracle", &e.to_string()),

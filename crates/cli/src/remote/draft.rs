@@ -61,6 +61,7 @@ impl Draft {
         let method = search::build(table).blame(&loaded, "search")?;
         let most = file.oracle.most();
         method.check(most).blame(&loaded, "oracle")?;
+        file.oracle.check_address().map_err(|e| loaded.source.blame("oracle", &e.to_string()))?;
         let rows = rows(file).map_err(|why| loaded.source.blame("method", &why))?;
         antiphon_tune::method::build(&file.method).blame(&loaded, "method")?;
         let id = |t: &toml::Table| t.get("id").and_then(toml::Value::as_str).map(str::to_owned);

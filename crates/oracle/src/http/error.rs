@@ -16,6 +16,16 @@ pub enum HttpError {
         /// What is wrong.
         reason: &'static str,
     },
+    /// Not what an address begins with, where a list says which may be used.
+    #[error(
+        "`{found}` among the allowed hosts is no origin: {reason}; such as https://api.example or http://127.0.0.1:8000"
+    )]
+    Origin {
+        /// What was given, without user and password.
+        found: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
     /// A host that the site does not allow.
     #[error("{origin} is not among the endpoints that this site allows: {}", allowed.join(", "))]
     NotAllowed {

@@ -150,25 +150,36 @@ impl HttpSettings {
     /// An address that is none or is not allowed, and a key that would travel unprotected.
     pub fn origin(&self) -> Result<String, HttpError> {
         let wrong = |reason| HttpError::Url { url: shown(&self.base_url).to_owned(), reason };
-        let uri: Uri = self.base_url.parse().map_err(|_| wrong("it cannot be read"))?;
-        let scheme = uri.scheme_str().filter(|s| ["http", "https"].contains(s));
-        let scheme = scheme.ok_or_else(|| wrong("it begins with neither http:// nor https://"))?;
-        let authority = uri.authority().ok_or_else(|| wrong("it names no host"))?;
-        if authority.as_str().contains('@') {
-            return Err(wrong("it holds a user name; a key is read from a file"));
-        }
-        if uri.query().is_some() {
-            return Err(wrong("it holds a query"));
-        }
-        let port = authority.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
-        let origin = format!("{scheme}://{}:{port}", authority.host().to_ascii_lowercase());
+        let (origin, _) = read(&self.base_url).map_err(wrong)?;
         self.allowed.admit(&origin)?;
-        let here = ["127.0.0.1", "localhost", "[::1]"].contains(&authority.host());
-        if self.key.is_some() && scheme == "http" && !here {
+        let safe = ["https://", "http://127.0.0.1:", "http://localhost:", "http://[::1]:"];
+        if self.key.is_some() && !safe.iter().any(|s| origin.starts_with(s)) {
             return Err(HttpError::Exposed { origin });
         }
         Ok(origin)
     }
+}
+
+/// Scheme, host and port of an address, and its path.
+fn read(url: &str) -> Result<(String, String), &'static str> {
+    let uri: Uri = url.parse().map_err(|_| "it cannot be read")?;
+    let scheme = uri.scheme_str().filter(|s| ["http", "https"].contains(s));
+    let scheme = scheme.ok_or("it begins with neither http:// nor https://")?;
+    let authority = uri.authority().ok_or("it names no host")?;
+    if authority.as_str().contains('@') {
+        return Err("it holds a user name; a key is read from a file");
+    }
+    if uri.query().is_some() {
+        return Err("it holds a query");
+    }
+    let host = authority.host();
+    let port = match authority.as_str().strip_prefix(host) {
+        Some("") if scheme == "https" => Some(443),
+        Some("") => Some(80),
+        _ => authority.port_u16().filter(|port| *port > 0),
+    };
+    let port = port.ok_or("its port is none: 1 to 65535")?;
+    Ok((format!("{scheme}://{}:{port}", host.to_ascii_lowercase()), uri.path().to_owned()))
 }
 
 impl std::fmt::Debug for HttpSettings {
@@ -194,16 +205,16 @@ pub struct AllowList(Vec<String>);
 
 impl AllowList {
     /// Exactly `origins`; a missing port is the scheme's own.
-    #[must_use]
-    pub fn new(origins: &[&str]) -> Self {
-        let whole = |o: &&str| {
-            let o = o.trim_end_matches('/').to_ascii_lowercase();
-            let host = o.split("://").nth(1).unwrap_or(&o);
-            let port = if o.starts_with("https:") { 443 } else { 80 };
-            let has_port = host.rsplit_once(':').is_some_and(|(_, p)| p.bytes().all(|b| b.is_ascii_digit()));
-            if has_port { o } else { format!("{o}:{port}") }
+    ///
+    /// # Errors
+    /// Where one is none: a list that allows less than was meant is found out late.
+    pub fn new(origins: &[&str]) -> Result<Self, HttpError> {
+        let whole = |o: &&str| match read(o) {
+            Ok((origin, path)) if path.is_empty() || path == "/" => Ok(origin),
+            Ok(_) => Err(HttpError::Origin { found: shown(o).to_owned(), reason: "it has a path" }),
+            Err(reason) => Err(HttpError::Origin { found: shown(o).to_owned(), reason }),
         };
-        Self(origins.iter().map(whole).collect())
+        Ok(Self(origins.iter().map(whole).collect::<Result<_, _>>()?))
     }
 
     fn admit(&self, origin: &str) -> Result<(), HttpError> {
@@ -258,7 +269,7 @@ mod tests {
         let path = dir.path().join("key");
         std::fs::write(&path, "sk-secret\n").unwrap();
         let mut settings = HttpSettings::new(url, Dialect::Chat, "m");
-        settings.allowed = AllowList::new(allowed);
+        settings.allowed = AllowList::new(allowed).unwrap();
         settings.key = key.then(|| Key::from_file(&path).unwrap());
         if key {
             assert!(!format!("{settings:?}").contains("secret"));
@@ -295,6 +306,20 @@ mod tests {
             for text in [message, printed] {
                 assert!(!text.contains("secret") && !text.contains("key=1"), "{text}");
             }
+        }
+    }
+
+    #[test]
+    fn ports_and_origins_are_read_and_never_guessed() {
+        for port in ["99999", "0", "x", "65536", "-1", ""] {
+            let found = at(&format!("http://127.0.0.1:{port}/v1"), &[], false);
+            assert!(matches!(found, Err(HttpError::Url { .. })), "`{port}`: {found:?}");
+        }
+        assert_eq!(at("http://[::1]/v1", &[], true).unwrap(), "http://[::1]:80");
+        assert_eq!(at("http://[::1]:8000/v1", &["http://[::1]:8000/"], true).unwrap(), "http://[::1]:8000");
+        for found in ["garbage", "", "https://", "https://a:99999", "https://a/v1", "https://me:secret@a"] {
+            let error = AllowList::new(&[found]).unwrap_err().to_string();
+            assert!(error.contains("is no origin") && !error.contains("secret"), "{error}");
         }
     }
 
