@@ -389,6 +389,149 @@ fn keys_are_shown_to_the_server_and_to_nobody_else() {
     }
 }
 
+/// Replaces the text at `path`, or the whole list there by texts.
+fn poison(v: &mut Value, path: &str, with: &str) {
+    match v.pointer_mut(path) {
+        Some(Value::Array(items)) => items.iter_mut().for_each(|i| *i = json!(with)),
+        Some(other) => *other = json!(with),
+        None => v[path.trim_start_matches('/')] = json!(with),
+    }
+}
+
+/// Every place of an answer in which a server can say what it likes.
+const PLACES: [&str; 9] = [
+    "/model",
+    "/system_fingerprint",
+    "/choices",
+    "/choices/0/index",
+    "/choices/0/text",
+    "/choices/0/logprobs",
+    "/choices/0/logprobs/tokens",
+    "/choices/0/logprobs/token_logprobs",
+    "/usage/prompt_tokens",
+];
+
+/// What a run prints where a question has no answer, or the run ends.
+fn printed(oracle: &HttpOracle) -> String {
+    match oracle.score(&[question("it was a", &[" bad"])]) {
+        Ok(answers) => format!("{:?}", answers.items),
+        Err(e) => format!("{e} {e:?}"),
+    }
+}
+
+#[test]
+fn no_answer_gets_a_key_or_a_row_printed() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("key"), "sk-very-secret\n").unwrap();
+    for text in ["Patient Jane Roe has the flu", "sk-very-\u{1}secret", "sk-very-secret"] {
+        for place in PLACES {
+            let honest = Arc::new(AtomicBool::new(true));
+            let flag = Arc::clone(&honest);
+            let server = Liar::start(move |_, asked| {
+                if asked.path == "/v1/models" {
+                    return models();
+                }
+                let mut v = echo(&asked.body);
+                v["system_fingerprint"] = json!("fp");
+                if !flag.load(Ordering::SeqCst) {
+                    poison(&mut v, place, text);
+                }
+                Said::Json(v)
+            });
+            let mut settings = quick(&server.url, Dialect::Completions);
+            settings.key = Some(Key::from_file(&dir.path().join("key")).unwrap());
+            let oracle = HttpOracle::connect(settings.clone()).unwrap();
+            honest.store(false, Ordering::SeqCst);
+            let mut said = printed(&oracle);
+            // and while it is probed
+            match HttpOracle::connect(settings) {
+                Ok(oracle) if !text.contains("Jane") => {
+                    said += &format!("{} {:?}", oracle.found(), oracle.facts())
+                }
+                Err(e) if !text.contains("Jane") => said += &format!("{e} {e:?}"),
+                _ => {}
+            }
+            assert!(!said.contains("secret") && !said.contains("Jane"), "{place}: {said}");
+        }
+    }
+}
+
+#[test]
+fn what_is_said_of_a_question_is_not_repeated_and_a_code_is_told() {
+    for (code, told) in [("context_length_exceeded", true), ("because of Jane", false)] {
+        let (_server, oracle) = liar(move |_, asked| {
+            Said::Status(
+                400,
+                "",
+                json!({ "error": { "message": format!("no: {}", asked.body), "code": code } }),
+            )
+        });
+        let Missing::Refused { status: 400, reason } = missing(&oracle) else { panic!("{code}") };
+        assert!(!reason.contains("it was a") && !reason.contains("Jane"), "{reason}");
+        assert!(reason.contains("not shown"), "{reason}");
+        assert_eq!(reason.contains(code), told, "{reason}");
+    }
+}
+
+#[test]
+fn a_name_without_end_is_cut_and_still_told_from_another() {
+    let last = Arc::new(AtomicUsize::new(0));
+    let state = Arc::clone(&last);
+    let server = Liar::start(move |_, asked| match asked.path.as_str() {
+        "/v1/models" => models(),
+        _ => {
+            let mut v = echo(&asked.body);
+            v["system_fingerprint"] =
+                json!("f".repeat(3_000_000) + &state.load(Ordering::SeqCst).to_string());
+            Said::Json(v)
+        }
+    });
+    let oracle = HttpOracle::connect(quick(&server.url, Dialect::Completions)).unwrap();
+    assert!(oracle.found().to_string().len() < 1000);
+    let batch = [question("it was a", &[" bad"])];
+    assert!(ask(&oracle, &batch).is_ok());
+    last.store(1, Ordering::SeqCst);
+    let end = ask(&oracle, &batch).unwrap_err();
+    assert!(matches!(end, OracleError::OtherModel { .. }) && end.to_string().len() < 1000, "{end}");
+}
+
+#[test]
+fn labels_cannot_have_more_than_the_whole_probability() {
+    let (_server, oracle) = liar(|_, asked| {
+        let mut v = echo(&asked.body);
+        for score in v["choices"][0]["logprobs"]["token_logprobs"].as_array_mut().unwrap().iter_mut().skip(1)
+        {
+            *score = json!(-0.1);
+        }
+        Said::Json(v)
+    });
+    let two = ask(&oracle, &[question("it was a", &[" good", " bad"])]).unwrap().items.remove(0);
+    assert!(matches!(&two, Err(Missing::Malformed { reason }) if reason.contains("add up")), "{two:?}");
+    assert!(ask(&oracle, &[question("it was a", &[" good"])]).unwrap().complete().is_ok());
+}
+
+#[test]
+fn an_endpoint_that_refuses_every_question_is_left_alone() {
+    for status in [400, 307, 422] {
+        let server = Liar::start(move |n, asked| match asked.path.as_str() {
+            "/v1/models" => models(),
+            _ if n < 3 => Said::Json(echo(&asked.body)),
+            _ => Said::Status(status, "", json!({ "error": "no" })),
+        });
+        let mut settings = quick(&server.url, Dialect::Completions);
+        settings.breaker = (5, Duration::from_secs(30));
+        let oracle = HttpOracle::connect(settings).unwrap();
+        let batch = ["a b", "c d"].map(|p| question(p, &[" x"]));
+        let ends = |_| match ask(&oracle, &batch) {
+            Err(OracleError::Down { .. }) => true,
+            Ok(answers) => answers.items.iter().any(Result::is_ok),
+            Err(e) => panic!("{e}"),
+        };
+        let at = (0..7).position(ends);
+        assert!(matches!(at, Some(2..=5)), "status {status}: {at:?}");
+    }
+}
+
 #[test]
 fn a_redirect_is_not_followed_and_a_missing_model_is_named() {
     let server =

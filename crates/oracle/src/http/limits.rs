@@ -14,7 +14,7 @@ pub(super) struct Bucket {
 impl Bucket {
     pub(super) fn new((rate, burst): (f64, u32)) -> Self {
         let burst = f64::from(burst.max(1));
-        Self { rate: rate.max(1e-3), burst, tokens: burst, at: Duration::ZERO }
+        Self { rate: rate.max(1e-4), burst, tokens: burst, at: Duration::ZERO }
     }
 
     /// Takes a token, owed if there is none, and says how long to wait for it.
@@ -26,19 +26,22 @@ impl Bucket {
     }
 }
 
-/// Opens after `limit` failures in a row; after `pause` one request may try, and its fate is everybody's.
+/// Opens after `limit` failures in a row, of requests or of whole batches; after `pause` one request may try, and its fate is
+/// everybody's.
 #[derive(Clone, Debug)]
 pub(super) struct Breaker {
     limit: u32,
     pause: Duration,
     failures: u32,
+    /// Batches in a row of which nothing was answered.
+    batches: u32,
     closed_until: Option<Duration>,
     last: String,
 }
 
 impl Breaker {
     pub(super) fn new((limit, pause): (u32, Duration)) -> Self {
-        Self { limit: limit.max(1), pause, failures: 0, closed_until: None, last: String::new() }
+        Self { limit: limit.max(1), pause, failures: 0, batches: 0, closed_until: None, last: String::new() }
     }
 
     /// Whether a request may leave. While the endpoint is left alone, one may after each pause.
@@ -66,9 +69,24 @@ impl Breaker {
         }
     }
 
+    pub(super) fn batch_succeeded(&mut self) {
+        self.batches = 0;
+    }
+
+    /// Its requests may each have been answered, by an answer that was of no use.
+    pub(super) fn batch_failed(&mut self, now: Duration, why: String) {
+        self.batches = self.batches.saturating_add(1);
+        if self.batches >= self.limit {
+            self.last = why;
+            self.closed_until = Some(now + self.pause);
+        }
+    }
+
     /// How many failures and the last one's reason, while the endpoint is left alone.
     pub(super) fn down(&self, now: Duration) -> Option<(u32, String)> {
-        self.closed_until.filter(|until| now < *until).map(|_| (self.failures, self.last.clone()))
+        self.closed_until
+            .filter(|until| now < *until)
+            .map(|_| (self.failures.max(self.batches), self.last.clone()))
     }
 }
 
@@ -89,6 +107,21 @@ mod tests {
             (total.as_secs_f64() - 9.9).abs() < 1e-6,
             "{total:?}: 101 requests at 10 a second after a burst of 2"
         );
+    }
+
+    #[test]
+    fn a_breaker_opens_when_one_batch_after_the_other_comes_to_nothing() {
+        let mut b = Breaker::new((4, MS(100)));
+        for at in 0..5 {
+            b.batch_failed(MS(at), "refused".into());
+            b.succeeded();
+            if at == 1 {
+                b.batch_succeeded();
+            }
+            assert!(b.down(MS(at)).is_none());
+        }
+        b.batch_failed(MS(5), "refused".into());
+        assert_eq!(b.down(MS(6)), Some((4, "refused".into())));
     }
 
     #[test]

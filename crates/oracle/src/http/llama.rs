@@ -29,7 +29,9 @@ pub(super) fn read_next(sent: u64, answer: &Value) -> Result<Read<Next>, String>
             field(v, "id")?.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or("an id that is none")?;
         Ok::<_, String>((id, logprob(field(v, "logprob")?)?))
     };
-    let top = list(first, "top_logprobs")?.iter().map(entry).collect::<Result<Next, _>>()?;
+    // a probability that is 0 in binary32 has the least binary32 as its logarithm there: a token that is not named
+    let some = |v: &&Value| v.get("logprob").and_then(Value::as_f64).is_none_or(|p| p > -1e38);
+    let top = list(first, "top_logprobs")?.iter().filter(some).map(entry).collect::<Result<Next, _>>()?;
     if top.is_empty() {
         return Err("no log-probabilities".into());
     }

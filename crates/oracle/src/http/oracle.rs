@@ -11,7 +11,7 @@ use super::completions::{Read, echo_body, generated, next_body, read_echo, read_
 use super::error::HttpError;
 use super::probe::{CANARY_TOKENS, Found, Way, at_most, canary, probe};
 use super::rows::Table;
-use super::score::{Joined, most_label_tokens, most_tokens};
+use super::score::{Joined, check_labels, most_label_tokens, most_tokens};
 use super::sender::Sender;
 use super::settings::{Dialect, HttpSettings};
 use super::{chat, forced, llama, rows, torch};
@@ -61,6 +61,7 @@ impl HttpOracle {
         let found = probe(&settings, &origin, &sender)?;
         // breaks during the probe were followed by its own questions
         sender.broke();
+        sender.become_discreet();
         let about = format!("{}|{:?}|{:?}", settings.dialect.id(), found.way, found.fingerprint);
         let identity = Identity {
             provider: origin,
@@ -139,14 +140,14 @@ impl HttpOracle {
 
     /// The name or fingerprint in an answer, where it is not the one that was probed.
     fn other(&self, answer: &Value) -> Option<String> {
-        let said = |name: &str| answer.get(name).and_then(Value::as_str);
+        let said = |name: &str| answer.get(name).and_then(Value::as_str).map(|said| self.sender.name(said));
         // an endpoint that gave no scores was not asked for its name either
         let named = said("model").filter(|_| self.found.canary.is_some());
         if let Some(model) = named.filter(|m| *m != self.found.answers_as && *m != self.settings.model) {
-            return Some(model.to_owned());
+            return Some(Sender::shown(model));
         }
         let expected = self.found.fingerprint.as_deref().filter(|_| self.settings.pin_fingerprint)?;
-        said("system_fingerprint").filter(|f| *f != expected).map(str::to_owned)
+        said("system_fingerprint").filter(|f| f != expected).map(Sender::shown)
     }
 
     fn changed(&self, found: String) -> OracleError {
@@ -222,6 +223,7 @@ impl HttpOracle {
             }
         };
         usage.examples = items.iter().filter(|i| !matches!(i, Err(Missing::NotAsked))).count() as u64;
+        self.sender.batch_ended(&items);
         Ok(Answers { items, usage })
     }
 
@@ -291,7 +293,9 @@ impl HttpOracle {
         });
         let items = batch.iter().map(|q| {
             let own: Vec<Result<LabelScore, Missing>> = scores.by_ref().take(q.labels.len()).collect();
-            own.into_iter().collect()
+            let own = own.into_iter().collect::<Result<Vec<LabelScore>, Missing>>()?;
+            check_labels(&q.labels, &own).map_err(|reason| Missing::Malformed { reason })?;
+            Ok(own)
         });
         Ok((items.collect(), usage))
     }
@@ -391,13 +395,17 @@ impl TextOracle for HttpOracle {
         let attempts = u64::from(self.sender.attempts());
         // after a connection broke, the canary is asked once more: its ids, and itself
         let watch = if self.watches() { 2 * attempts } else { 0 };
-        let bound = |requests: u64, prompt: u64, completion: u64| Usage {
-            calls: requests * (attempts + watch),
-            examples: 1,
-            prompt_tokens: prompt * attempts + requests * watch * CANARY_TOKENS,
-            completion_tokens: completion,
-            retries: requests * (attempts + watch),
-            ..Usage::ZERO
+        let bound = |requests: u64, prompt: u64, completion: u64| {
+            let calls = requests.saturating_mul(attempts + watch);
+            let canaries = requests.saturating_mul(watch * CANARY_TOKENS);
+            Usage {
+                calls,
+                examples: 1,
+                prompt_tokens: prompt.saturating_mul(attempts).saturating_add(canaries),
+                completion_tokens: completion,
+                retries: calls,
+                ..Usage::ZERO
+            }
         };
         match query {
             Query::Text(q) => bound(1, most_tokens(&q.prompt) + CHAT, u64::from(q.max_tokens)),
@@ -438,6 +446,7 @@ impl TextOracle for HttpOracle {
             texts.pop().ok_or_else(|| Missing::Malformed { reason: "no text".into() }.into())
         })?;
         usage.examples = items.iter().filter(|i| !matches!(i, Err(Missing::NotAsked))).count() as u64;
+        self.sender.batch_ended(&items);
         Ok(Answers { items, usage })
     }
 }

@@ -23,6 +23,9 @@ pub(super) const CANARY_TOKENS: u64 = 64;
 /// Likeliest tokens asked of llama.cpp, which sets no limit.
 const LLAMA_TOP: usize = 200;
 
+/// Models that are named where ours is missing.
+const LISTED: usize = 20;
+
 /// The canary's scores by text and by input vectors may differ by so much, nats: servers compute in 16 bits.
 const OTHER_TABLE: f64 = 0.1;
 
@@ -129,7 +132,7 @@ pub(super) fn probe(settings: &HttpSettings, origin: &str, sender: &Sender) -> R
         found.context = n_ctx.map(|n| n as usize);
     } else {
         match sender.call("/models", None, 0, &mut found.usage, |v| Ok(score::list(v, "data")?.to_vec())) {
-            Ok(listed) => about(settings, origin, &listed, &mut found)?,
+            Ok(listed) => about(settings, origin, &listed, sender, &mut found)?,
             // not every server lists its models
             Err(Missing::Refused { status: 404 | 405, .. }) => {}
             Err(missing) => return Err(failed("its models")(missing)),
@@ -244,16 +247,18 @@ fn about(
     settings: &HttpSettings,
     origin: &str,
     listed: &[Value],
+    sender: &Sender,
     found: &mut Found,
 ) -> Result<(), HttpError> {
     let id = |m: &Value| m.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
     let Some(model) = listed.iter().find(|m| id(m) == settings.model) else {
         let (origin, model) = (origin.to_owned(), settings.model.clone());
-        return Err(HttpError::NoModel { origin, model, found: listed.iter().map(id).collect() });
+        let found = listed.iter().take(LISTED).map(|m| sender.name(&id(m))).collect();
+        return Err(HttpError::NoModel { origin, model, found });
     };
     let count = |name: &str| model.get(name).and_then(Value::as_u64).map(|n| n as usize);
     found.context = count("max_model_len").or(count("context_length"));
-    found.fingerprint = model.get("system_fingerprint").and_then(Value::as_str).map(str::to_owned);
+    found.fingerprint = model.get("system_fingerprint").and_then(Value::as_str).map(|f| sender.name(f));
     let std = model.get("embedding_std").and_then(Value::as_f64);
     if settings.dialect == Dialect::Antiphon {
         found.soft = count("hidden_size").zip(std).filter(|(width, std)| *width > 0 && *std > 0.0);
@@ -286,7 +291,7 @@ pub(super) fn canary(
 ) -> Result<Canary, Missing> {
     let (prompt, label) = (Prompt::Text(CANARY.0.into()), [Label::Text(CANARY.1.into())]);
     let (dialect, model) = (settings.dialect, settings.model.as_str());
-    let said = |v: &Value, name: &str| v.get(name).and_then(Value::as_str).map(str::to_owned);
+    let said = |v: &Value, name: &str| v.get(name).and_then(Value::as_str).map(|said| sender.name(said));
     let answer = |v: &Value, logprob, tokens| {
         let (model, fingerprint) = (said(v, "model"), said(v, "system_fingerprint"));
         Canary { logprob, tokens, model, fingerprint }

@@ -59,7 +59,7 @@ pub(super) fn read(sent: u64, answer: &Value) -> Result<Read<Next>, String> {
     let mut named = Next::new();
     for (name, value) in map {
         let id = name.strip_prefix("token_id:").and_then(|id| id.parse().ok());
-        let id = id.ok_or_else(|| format!("`{name}` among the next tokens, where ids were asked for"))?;
+        let id = id.ok_or("a text among the next tokens, where ids were asked for")?;
         named.insert(id, logprob(value)?);
     }
     if named.is_empty() {
@@ -71,7 +71,8 @@ pub(super) fn read(sent: u64, answer: &Value) -> Result<Read<Next>, String> {
         None => Ok(most),
         Some(found) => match found.as_u64() {
             Some(n) if n <= most => Ok(if n == 0 { most } else { n }),
-            _ => Err(format!("{found} `{name}`, where {most} were sent or asked for")),
+            Some(n) => Err(format!("{n} `{name}`, where {most} were sent or asked for")),
+            None => Err(format!("`{name}` is no count")),
         },
     };
     let (prompt_tokens, completion_tokens) = (count("prompt_tokens", sent)?, count("completion_tokens", 1)?);

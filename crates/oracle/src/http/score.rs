@@ -1,4 +1,7 @@
 //! Numbers out of answers, none of them believed before it was checked.
+//!
+//! A reason says what was expected and what kind of thing came, never the thing itself: a server may repeat anything that it
+//! was sent, and reasons are printed.
 
 use serde_json::Value;
 
@@ -7,6 +10,12 @@ use crate::query::{Label, Prompt};
 
 /// A log-probability above 0 by no more is rounding.
 const SLACK: f64 = 1e-3;
+
+/// No model gives less. Servers write -9999 for a token that was left out.
+const LEAST: f64 = -1e4;
+
+/// Labels are scored one by one, by servers that compute in 16 bits: their probabilities may add up to so much.
+const MOST_OF_LABELS: f64 = 1.1;
 
 /// Prompt and label as one, with the border between them.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,11 +57,51 @@ pub(super) fn most_label_tokens(label: &Label) -> u64 {
 
 /// A log-probability that can be one.
 pub(super) fn logprob(v: &Value) -> Result<f64, String> {
-    let p = v.as_f64().ok_or_else(|| format!("expected a log-probability, found {v}"))?;
-    if p.is_finite() && p <= SLACK {
-        Ok(p.min(0.0))
+    let p = v.as_f64().ok_or_else(|| format!("expected a log-probability, found {}", kind(v)))?;
+    match p {
+        p if !p.is_finite() || p < LEAST => Err(format!("a log-probability below {LEAST}")),
+        p if p > SLACK => Err(format!("a log-probability of {p:.3e}, above 0")),
+        p => Ok(p.min(0.0)),
+    }
+}
+
+/// What kind of value it is.
+fn kind(v: &Value) -> &'static str {
+    match v {
+        Value::Null => "none",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Refuses scores of a question's labels that exclude each other and have more than the whole probability together. A label
+/// that begins with another is no other outcome than that one.
+pub(super) fn check_labels(labels: &[Label], scores: &[LabelScore]) -> Result<(), String> {
+    let begins = |label: &Label, with: &Label| match (label, with) {
+        (Label::Text(label), Label::Text(with)) => label.starts_with(with.as_str()),
+        (Label::Tokens(label), Label::Tokens(with)) => label.starts_with(with),
+        _ => false,
+    };
+    let first = |i: usize| {
+        let same_or_longer = |(j, other): (usize, &Label)| {
+            j != i && begins(&labels[i], other) && (labels[i] != *other || j < i)
+        };
+        !labels.iter().enumerate().any(same_or_longer)
+    };
+    let mass: f64 = scores
+        .iter()
+        .take(labels.len())
+        .enumerate()
+        .filter(|(i, _)| first(*i))
+        .map(|(_, s)| s.logprob.exp())
+        .sum();
+    if mass <= MOST_OF_LABELS {
+        Ok(())
     } else {
-        Err(format!("a log-probability of {p}, above 0"))
+        Err(format!("the probabilities of a question's labels add up to {mass:.3}"))
     }
 }
 
@@ -147,11 +196,9 @@ pub(super) fn echoed(
                 match left.strip_suffix(text) {
                     Some(rest) => left = rest,
                     None => {
-                        let reason = format!(
-                            "the label `{label}` is not made of whole tokens after this prompt (`{text}` reaches into the \
-                             prompt); begin it with a space, or give ids"
-                        );
-                        return Ok(Err(Missing::Malformed { reason }));
+                        let reason = "a label is not made of whole tokens after its prompt: a token reaches into the \
+                                      prompt; begin it with a space, or give ids";
+                        return Ok(Err(Missing::Malformed { reason: reason.to_owned() }));
                     }
                 }
                 count += 1;
@@ -235,6 +282,31 @@ mod tests {
         assert_eq!(usage(&json!({ "usage": { "prompt_tokens": 7 } }), 8, 1), Ok((7, 0)));
         assert!(choices(&json!({ "choices": [{ "index": 0 }, { "index": 0 }] }), 2).is_err());
         assert!(choices(&json!({ "choices": [{}] }), 2).unwrap_err().contains("1 choices for 2"));
+    }
+
+    #[test]
+    fn labels_that_exclude_each_other_share_one_probability() {
+        let check = |labels: &[&str], logprobs: &[f64]| {
+            let labels: Vec<Label> = labels.iter().map(|l| Label::Text((*l).to_owned())).collect();
+            let score = |p: &f64| LabelScore { logprob: *p, censored: false, tokens: 1 };
+            check_labels(&labels, &logprobs.iter().map(score).collect::<Vec<_>>())
+        };
+        assert!(check(&[" good", " bad"], &[-0.1, -0.1]).unwrap_err().contains("add up to 1.810"));
+        assert!(check(&[" good", " bad"], &[-0.05, -3.0]).is_ok());
+        // the longer one is among the outcomes of the shorter
+        assert!(check(&[" very good", " very", " bad"], &[-0.1, -0.05, -4.0]).is_ok());
+        assert!(check(&[" good", " good"], &[-0.1, -0.1]).is_ok(), "one label, given twice");
+        assert!(check(&[" very good", " very", " bad"], &[-0.1, -0.05, -1.0]).is_err());
+    }
+
+    #[test]
+    fn no_reason_repeats_what_came() {
+        let odd = json!("a row of a client");
+        assert_eq!(logprob(&odd).unwrap_err(), "expected a log-probability, found a text");
+        for p in [-1.1e4, f64::MIN] {
+            assert!(logprob(&json!(p)).unwrap_err().contains("below"), "{p}");
+        }
+        assert_eq!(logprob(&json!(-9999.0)), Ok(-9999.0));
     }
 
     #[test]

@@ -51,6 +51,36 @@ impl Sender {
         self.retry.attempts.max(1)
     }
 
+    /// The probe is over: questions of clients are asked, and nothing that a server says of them is repeated.
+    pub(super) fn become_discreet(&self) {
+        self.wire.become_discreet();
+    }
+
+    /// A name that an answer carries, as it is kept and compared.
+    pub(super) fn name(&self, text: &str) -> String {
+        self.wire.name(text)
+    }
+
+    /// A name as a message may show it: what could be a row of a client's, repeated by a server in the name's place, is not
+    /// shown.
+    pub(super) fn shown(name: String) -> String {
+        let plain = name.len() <= 100 && name.bytes().all(|b| b.is_ascii_graphic());
+        if plain { name } else { format!("another name ({})", &blake3::hash(name.as_bytes()).to_hex()[..16]) }
+    }
+
+    /// The end of a batch. An endpoint that refuses everything of one batch after the other, or answers it with what cannot be
+    /// true, is of no use, though each single time may be the question's fault.
+    pub(super) fn batch_ended<T>(&self, items: &[Result<T, Missing>]) {
+        let vain =
+            |i: &Result<T, Missing>| matches!(i, Err(Missing::Refused { .. } | Missing::Malformed { .. }));
+        match items.last() {
+            Some(Err(last)) if items.iter().all(vain) => {
+                self.state().1.batch_failed(self.began.elapsed(), last.to_string());
+            }
+            _ => self.state().1.batch_succeeded(),
+        }
+    }
+
     /// Whether a connection broke since the last call.
     pub(super) fn broke(&self) -> bool {
         self.broke.swap(false, Ordering::SeqCst)
@@ -101,7 +131,7 @@ impl Sender {
             self.broke.fetch_or(failed.broke, Ordering::SeqCst);
             // a question that is refused says nothing about the endpoint, unless it refuses whoever asks
             let theirs = match &failed.missing {
-                Missing::Refused { status, .. } => matches!(status, 401 | 403 | 404),
+                Missing::Refused { status, .. } => matches!(status, 300..=399 | 401 | 403 | 404),
                 _ => true,
             };
             if theirs {

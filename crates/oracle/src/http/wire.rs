@@ -1,6 +1,10 @@
-//! One request, one answer: TLS, time limits, length limits.
+//! One request, one answer: TLS, time limits, length limits, and what may be repeated of an answer.
+//!
+//! Everything that a server says comes through [`Wire::send`]: the key is taken out of all of it there, and what an error
+//! says is left out once questions are asked that may be quoted in it.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,8 +16,20 @@ use super::error::HttpError;
 use super::settings::{HttpSettings, Key};
 use crate::answer::Missing;
 
-/// Characters of an error message that are kept.
+/// Characters of an error message or a name that are kept.
 const SHORT: usize = 200;
+
+/// Codes of errors that are told whatever is asked: words of ours, not of a question.
+const CODES: [&str; 8] = [
+    "context_length_exceeded",
+    "content_policy_violation",
+    "content_filter",
+    "insufficient_quota",
+    "invalid_api_key",
+    "invalid_request_error",
+    "model_not_found",
+    "rate_limit_exceeded",
+];
 
 /// A connection pool to one origin.
 #[derive(Debug)]
@@ -22,6 +38,8 @@ pub(super) struct Wire {
     base: String,
     key: Option<Key>,
     max_answer: u64,
+    /// Questions of clients are asked: nothing that a server says is quoted, it may hold their rows.
+    discreet: AtomicBool,
 }
 
 /// Why an attempt failed, and what follows from it.
@@ -55,10 +73,17 @@ impl Wire {
             base: settings.base_url.clone(),
             key: settings.key.clone(),
             max_answer: settings.max_answer as u64,
+            discreet: AtomicBool::new(false),
         })
     }
 
-    /// Sends `body` (nothing: `GET`) to `path` below the base, or below the host where `path` begins with `//`.
+    /// From here on questions of clients are asked.
+    pub(super) fn become_discreet(&self) {
+        self.discreet.store(true, Ordering::SeqCst);
+    }
+
+    /// Sends `body` (nothing: `GET`) to `path` below the base, or below the host where `path` begins with `//`. The answer is
+    /// without the key, wherever a server put it.
     pub(super) fn send(&self, path: &str, body: Option<&Value>, idempotency: &str) -> Result<Value, Failed> {
         let url = match path.strip_prefix('/').filter(|p| p.starts_with('/')) {
             Some(path) => format!("{}{path}", self.base.trim_end_matches("/v1")),
@@ -72,13 +97,14 @@ impl Wire {
         }
         let bytes = body.map(Value::to_string).unwrap_or_default();
         let request = request.body(bytes).map_err(|_| unreachable("the request cannot be written".into()))?;
-        let mut response = self.agent.run(request).map_err(|e| unreachable(self.hide(&e.to_string())))?;
+        let mut response = self.agent.run(request).map_err(|e| unreachable(self.broken(&e)))?;
         let status = response.status();
         let after = response.headers().get("retry-after").and_then(|v| v.to_str().ok()?.trim().parse().ok());
         let text = response.body_mut().with_config().limit(self.max_answer).read_to_vec();
-        let text = text.map_err(|e| unreachable(self.hide(&e.to_string())))?;
+        let text = text.map_err(|e| unreachable(self.broken(&e)))?;
         if status.is_success() {
-            return serde_json::from_slice(&text).map_err(|e| malformed(format!("no JSON: {e}")));
+            let answer = serde_json::from_slice(&text).map_err(|e| malformed(format!("no JSON: {e}")))?;
+            return Ok(self.without_key(answer));
         }
         Err(self.refused(status, after, &text))
     }
@@ -91,13 +117,65 @@ impl Wire {
         } else if again {
             Missing::Unreachable { reason: format!("status {}", status.as_u16()) }
         } else {
-            Missing::Refused { status: status.as_u16(), reason: shortened(&self.hide(&message(text))) }
+            Missing::Refused { status: status.as_u16(), reason: self.said(text) }
         };
         Failed { missing, again, counted: status.is_server_error() || status.as_u16() == 408, broke: false }
     }
 
+    /// What may be repeated of an error.
+    fn said(&self, body: &[u8]) -> String {
+        if !self.discreet.load(Ordering::SeqCst) {
+            return self.shortened(&message(body));
+        }
+        let body = String::from_utf8_lossy(body);
+        let code = CODES.iter().find(|code| body.contains(*code));
+        let code = code.map_or_else(String::new, |code| format!("{code}; "));
+        format!("{code}its words are not shown, they may repeat the question")
+    }
+
+    /// A transport's own words; those that may quote what was received only where everything may be quoted.
+    fn broken(&self, e: &ureq::Error) -> String {
+        use ureq::Error as E;
+        let own = matches!(
+            e,
+            E::Io(_) | E::Timeout(_) | E::HostNotFound | E::ConnectionFailed | E::BodyExceedsLimit(_)
+        );
+        if own || !self.discreet.load(Ordering::SeqCst) {
+            return self.shortened(&e.to_string());
+        }
+        "the answer breaks the rules of HTTP".to_owned()
+    }
+
+    /// A name that an answer carries, to be kept and compared: short, and if it was cut, with a digest of all of it.
+    pub(super) fn name(&self, text: &str) -> String {
+        let short = self.shortened(text);
+        if text.chars().count() <= SHORT {
+            return short;
+        }
+        format!("{short}… ({})", &blake3::hash(text.as_bytes()).to_hex()[..16])
+    }
+
+    /// Without what steers a terminal and without the key, and then cut, so that no key is cut in two.
+    fn shortened(&self, text: &str) -> String {
+        let plain: String = text.chars().filter(|c| !c.is_control()).collect();
+        self.hide(&plain).chars().take(SHORT).collect()
+    }
+
     fn hide(&self, text: &str) -> String {
         self.key.as_ref().map_or_else(|| text.to_owned(), |k| k.hide(text))
+    }
+
+    /// `answer` with every text in it as [`Self::hide`] leaves it.
+    fn without_key(&self, answer: Value) -> Value {
+        match answer {
+            answer if self.key.is_none() => answer,
+            Value::String(text) => Value::String(self.hide(&text)),
+            Value::Array(items) => items.into_iter().map(|v| self.without_key(v)).collect(),
+            Value::Object(fields) => {
+                fields.into_iter().map(|(name, v)| (self.hide(&name), self.without_key(v))).collect()
+            }
+            other => other,
+        }
     }
 }
 
@@ -134,9 +212,4 @@ fn message(text: &[u8]) -> String {
         e.get("message").or(Some(e))?.as_str().map(str::to_owned)
     });
     said.unwrap_or_else(|| String::from_utf8_lossy(text).into_owned())
-}
-
-/// After keys were hidden, so that none is cut in two.
-fn shortened(said: &str) -> String {
-    said.chars().filter(|c| !c.is_control()).take(SHORT).collect()
 }
