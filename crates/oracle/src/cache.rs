@@ -18,7 +18,7 @@ use antiphon_core::{Digest, Schema};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::answer::{Answers, LabelScore, Missing, Usage};
-use crate::error::OracleError;
+use crate::error::{OracleError, refused_by_the_system};
 use crate::oracle::{EmbedOracle, Facts, Identity, LogprobOracle, TextOracle, WeightOracle};
 use crate::query::{Label, Prompt, Query, ScoreQuery, Soft, TextQuery};
 
@@ -31,12 +31,17 @@ pub struct Cache {
 
 /// A cache that cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("the answer cache `{}`: {source}; it may be deleted, at the price of asking again", path.display())]
+#[error("the answer cache `{}`: {source}{}", path.display(), advice(source))]
 pub struct CacheError {
     /// The database.
     pub path: PathBuf,
     /// Why.
     pub source: rusqlite::Error,
+}
+
+/// A full disk is not the cache's fault, and deleting it would cost what it has remembered.
+fn advice(e: &rusqlite::Error) -> &'static str {
+    if refused_by_the_system(e) { "" } else { "; it may be deleted, at the price of asking again" }
 }
 
 impl Cache {
@@ -344,5 +349,26 @@ impl<O: WeightOracle + ?Sized> WeightOracle for Cached<O> {
             |(theta, q)| Query::At(theta, q),
             |o, b| o.score_at(theta, &b.iter().map(|(_, q)| q.clone()).collect::<Vec<_>>()),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_named_and_nothing_is_to_be_deleted() {
+        let cache = Cache::in_memory().unwrap();
+        cache.db().pragma_update(None, "max_page_count", 4).unwrap();
+        let error = cache.put(&[(Digest([7; 32]), vec![0; 1 << 20])]).unwrap_err();
+        assert!(error.is_storage() && error.to_string().contains("full"), "{error}");
+        assert!(!error.to_string().contains("deleted"), "{error}");
+        // what is damaged may go
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("answers.sqlite");
+        std::fs::write(&path, "no database, and longer than the header of one".repeat(9)).unwrap();
+        let damaged = Cache::open(&path).unwrap_err();
+        assert!(damaged.to_string().contains("may be deleted"), "{damaged}");
+        assert!(!OracleError::Other(Box::new(damaged)).is_storage());
     }
 }

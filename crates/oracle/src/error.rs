@@ -2,6 +2,11 @@
 
 use std::error::Error;
 
+use rusqlite::ErrorCode;
+
+use crate::cache::CacheError;
+use crate::ledger::LedgerError;
+
 /// A batch that was not asked, or an oracle that cannot go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -79,6 +84,21 @@ pub enum OracleError {
 }
 
 impl OracleError {
+    /// Whether a ledger or a cache could not be read or written: the machine's fault, not the endpoint's.
+    #[must_use]
+    pub fn is_storage(&self) -> bool {
+        let Self::Other(e) = self else { return false };
+        let refused = match e.downcast_ref::<CacheError>() {
+            Some(cache) => Some(&cache.source),
+            None => match e.downcast_ref::<LedgerError>() {
+                Some(LedgerError::Sqlite { source, .. }) => Some(source),
+                Some(LedgerError::Io { .. }) => return true,
+                _ => None,
+            },
+        };
+        refused.is_some_and(refused_by_the_system)
+    }
+
     /// Whether the batch is known to have cost nothing.
     #[must_use]
     pub fn nothing_sent(&self) -> bool {
@@ -91,4 +111,17 @@ impl OracleError {
                 | Self::Question { .. }
         )
     }
+}
+
+/// Whether SQLite passes on what the operating system said: a full disk, say.
+pub(crate) fn refused_by_the_system(e: &rusqlite::Error) -> bool {
+    let codes = [
+        ErrorCode::DiskFull,
+        ErrorCode::SystemIoFailure,
+        ErrorCode::ReadOnly,
+        ErrorCode::CannotOpen,
+        ErrorCode::PermissionDenied,
+        ErrorCode::OutOfMemory,
+    ];
+    e.sqlite_error_code().is_some_and(|code| codes.contains(&code))
 }

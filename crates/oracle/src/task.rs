@@ -85,6 +85,23 @@ impl Loss {
         }
     }
 
+    /// As written in run files.
+    #[must_use]
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Nll => "nll",
+            Self::CrossEntropy => "cross_entropy",
+            Self::Hinge => "hinge",
+            Self::ZeroOne => "zero_one",
+        }
+    }
+
+    /// Whether it compares labels: of a single one it is always the same.
+    #[must_use]
+    pub fn compares(self) -> bool {
+        self != Self::Nll
+    }
+
     /// The loss of one question, nats; `None` if the scores are not those of its labels.
     #[must_use]
     pub fn of(self, question: &Question, scores: &[LabelScore]) -> Option<f64> {

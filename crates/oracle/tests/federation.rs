@@ -253,10 +253,41 @@ fn settings_that_make_no_sense_name_the_key() {
         ),
         ("id = 'bbt'\nintrinsic_dim = 5\ncandidates = 10\nselect_on = 1.0\nloss = 'hinge'", "select_on"),
         ("id = 'bbt'\nintrinsic_dim = 5\ncandidates = 10\nselect_every = 0\nloss = 'hinge'", "select_every"),
+        ("id = 'fedbpt'\nintrinsic_dim = 5\nloss = 'nll'\nlocal_popsize = 1000000000", "local_popsize"),
+        ("id = 'bbt'\nintrinsic_dim = 5\ncandidates = 10\npopsize = 1000000000\nloss = 'hinge'", "popsize"),
         ("id = 'token_edits'\ncandidates = 'a b'\nedits = 0\nfillers = 1\nloss = 'nll'", "edits"),
     ] {
         let refused = search::build(&table.parse().unwrap()).unwrap_err().to_string();
         assert!(refused.contains(word), "{refused}");
+    }
+}
+
+/// What cannot be counted is more than every budget, and what cannot be held is refused before it is made.
+#[test]
+fn settings_beyond_all_measure_are_refused_or_counted_as_without_end() {
+    let ground = |width: usize| Ground {
+        origin: antiphon_oracle::Soft::new(width, vec![0.0; 3 * width]).unwrap(),
+        embedding_std: Some(1.0),
+        vocabulary: 9,
+        candidates: vec![1, 2, 3],
+        seed: 1,
+    };
+    let most = i64::MAX;
+    for table in [
+        format!("id = 'bbt'\nintrinsic_dim = 5\ncandidates = {most}\nloss = 'hinge'"),
+        format!("id = 'token_edits'\ncandidates = 'a b'\nedits = 4000000000\nfillers = {most}\nloss = 'nll'"),
+    ] {
+        let search = search::build(&table.parse().unwrap()).unwrap().prepare(&ground(4)).unwrap();
+        assert_eq!(search.queries(1000), u64::MAX, "{table}");
+    }
+    for (dim, width, fits) in [(12, 4, true), (13, 4, false), (13, 1, true), (100_000_000, 1, false)] {
+        for rest in ["id = 'fedbpt'", "id = 'bbt'\ncandidates = 10"] {
+            let table = format!("{rest}\nintrinsic_dim = {dim}\nloss = 'nll'");
+            let prepared = search::build(&table.parse().unwrap()).unwrap().prepare(&ground(width));
+            let said = prepared.map(|_| ()).map_err(|e| e.to_string());
+            assert_eq!(said.is_ok(), fits, "{table} {said:?}");
+            assert!(said.err().is_none_or(|e| e.contains("`intrinsic_dim`")));
+        }
     }
 }
 

@@ -77,7 +77,8 @@ impl Settings {
     /// examples and, if `perturbed`, on their perturbed form.
     #[must_use]
     pub fn queries(&self, examples: u64, perturbed: bool) -> u64 {
-        (u64::from(self.generations) * self.population as u64 + 1) * examples * if perturbed { 2 } else { 1 }
+        let candidates = u64::from(self.generations).saturating_mul(self.population as u64).saturating_add(1);
+        candidates.saturating_mul(examples).saturating_mul(if perturbed { 2 } else { 1 })
     }
 }
 

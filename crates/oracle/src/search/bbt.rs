@@ -13,7 +13,8 @@ use antiphon_core::{ConfigError, Entry, Noise, Purpose, Schema, SchemaError, Str
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Batches, Gauge, Ground, Method, Place, PromptOf, Search, SearchError, complete, expect, moves, state,
+    Batches, Gauge, Ground, MOST_CANDIDATES, Method, Place, PromptOf, Search, SearchError, complete, expect,
+    moves, state, subspace,
 };
 use crate::access::{Access, Need};
 use crate::bbt;
@@ -87,7 +88,8 @@ impl Bbt {
         ] {
             expect(id, key, value as f64, "1 or more", value > 0)?;
         }
-        expect(id, "popsize", self.popsize as f64, "3 or more", self.popsize > 2)?;
+        let size = self.popsize;
+        expect(id, "popsize", size as f64, "3 to 100000", (3..=MOST_CANDIDATES).contains(&size))?;
         for (key, value) in [("sigma", self.sigma), ("alpha", self.alpha)] {
             expect(id, key, value, "finite and above 0", value > 0.0)?;
         }
@@ -104,7 +106,7 @@ impl Bbt {
 
     /// Candidates of a round, in whole generations.
     fn tried(&self) -> u64 {
-        (self.candidates.div_ceil(self.popsize) * self.popsize) as u64
+        self.candidates.div_ceil(self.popsize).saturating_mul(self.popsize) as u64
     }
 }
 
@@ -117,12 +119,17 @@ impl Method for Bbt {
         None
     }
 
+    fn loss(&self) -> Loss {
+        self.loss
+    }
+
     fn settings(&self) -> Result<toml::Table, toml::ser::Error> {
         complete(NEED.method, self)
     }
 
     fn prepare(&self, ground: &Ground) -> Result<Arc<dyn Search>, SearchError> {
         let embedding_std = ground.embedding_std.ok_or(SearchError::Access(NEED.access))?;
+        subspace(ground, self.intrinsic_dim)?;
         let scale = Scale { dim: self.intrinsic_dim, alpha: self.alpha, sigma: self.sigma, embedding_std };
         Ok(Arc::new(Prepared {
             projection: Projection::new(&ground.origin, &scale, ground.seed),
@@ -207,7 +214,7 @@ impl Search for Prepared {
 
     fn batches(&self, examples: u64) -> Vec<Batches> {
         let (aside, tried) = (self.settings.aside(examples), self.settings.tried());
-        let judged = tried / self.settings.select_every as u64 + 1;
+        let judged = (tried / self.settings.select_every as u64).saturating_add(1);
         let searched = examples.saturating_sub(aside).max(1);
         vec![Batches { times: tried, examples: searched }, Batches { times: judged, examples: aside }]
     }

@@ -9,7 +9,9 @@ use antiphon_core::{ConfigError, Entry, Purpose, Schema, SchemaError, Stream, re
 use serde::{Deserialize, Serialize};
 
 use super::vocabulary::{Vocabulary, candidates, delta};
-use super::{Batches, Gauge, Ground, Method, Place, PromptOf, Search, SearchError, complete, expect};
+use super::{
+    Batches, Gauge, Ground, MOST_CANDIDATES, Method, Place, PromptOf, Search, SearchError, complete, expect,
+};
 use crate::access::{Access, Need};
 use crate::discrete::{Rows, bdpl};
 use crate::task::{Loss, Question};
@@ -65,7 +67,8 @@ const MAX_NORM: f64 = 3.0;
 impl Bdpl {
     fn check(self) -> Result<Self, ConfigError> {
         let id = NEED.method;
-        expect(id, "samples", self.samples as f64, "2 or more, to compare", self.samples > 1)?;
+        let samples = self.samples;
+        expect(id, "samples", samples as f64, "2 to 100000", (2..=MOST_CANDIDATES).contains(&samples))?;
         expect(id, "batch_size", self.batch_size as f64, "1 or more", self.batch_size > 0)?;
         expect(id, "local_epochs", f64::from(self.local_epochs), "1 or more", self.local_epochs > 0)?;
         expect(id, "learning_rate", self.learning_rate, "finite and above 0", self.learning_rate > 0.0)?;
@@ -83,6 +86,10 @@ impl Method for Bdpl {
 
     fn candidates(&self) -> Option<&str> {
         Some(&self.candidates)
+    }
+
+    fn loss(&self) -> Loss {
+        self.loss
     }
 
     fn settings(&self) -> Result<toml::Table, toml::ser::Error> {
@@ -163,11 +170,11 @@ impl Search for Prepared {
 
     fn batches(&self, examples: u64) -> Vec<Batches> {
         let (size, epochs) = (self.settings.batch_size as u64, u64::from(self.settings.local_epochs));
-        let each = self.settings.samples as u64 * epochs;
+        let each = (self.settings.samples as u64).saturating_mul(epochs);
         // the last batch of a pass is what is left of it
         let (whole, rest) = (examples / size, examples % size);
         vec![
-            Batches { times: each * whole, examples: size },
+            Batches { times: each.saturating_mul(whole), examples: size },
             Batches { times: if rest > 0 { each } else { 0 }, examples: rest },
         ]
     }

@@ -9,7 +9,10 @@ use antiphon_algo::{Plan, ServerStep};
 use antiphon_core::{ConfigError, Entry, Noise, Purpose, Schema, SchemaError, Stream, registry};
 use serde::{Deserialize, Serialize};
 
-use super::{Batches, Gauge, Ground, Method, Place, PromptOf, Search, SearchError, complete, expect, moves};
+use super::{
+    Batches, Gauge, Ground, MOST_CANDIDATES, Method, Place, PromptOf, Search, SearchError, complete, expect,
+    moves, subspace,
+};
 use crate::access::{Access, Need};
 use crate::cma::{Cma, Constants, Covariance};
 use crate::fedbpt::{self as core, Job, Places, Ranked, Steps};
@@ -95,7 +98,8 @@ impl FedBpt {
         let decay = self.sigma_decay;
         expect(id, "sigma_decay", decay, "above 0 and at most 1", decay > 0.0 && decay <= 1.0)?;
         expect(id, "local_iter", f64::from(self.local_iter), "1 or more", self.local_iter > 0)?;
-        expect(id, "local_popsize", self.local_popsize as f64, "3 or more", self.local_popsize > 2)?;
+        let size = self.local_popsize;
+        expect(id, "local_popsize", size as f64, "3 to 100000", (3..=MOST_CANDIDATES).contains(&size))?;
         moves(id, self.loss)?;
         let rate = self.perturb_rate;
         expect(id, "perturb_rate", rate, "a share from 0 to 1", (0.0..=1.0).contains(&rate))?;
@@ -124,12 +128,17 @@ impl Method for FedBpt {
         None
     }
 
+    fn loss(&self) -> Loss {
+        self.loss
+    }
+
     fn settings(&self) -> Result<toml::Table, toml::ser::Error> {
         complete(NEED.method, self)
     }
 
     fn prepare(&self, ground: &Ground) -> Result<Arc<dyn Search>, SearchError> {
         let embedding_std = ground.embedding_std.ok_or(SearchError::Access(NEED.access))?;
+        subspace(ground, self.intrinsic_dim)?;
         let scale = Scale { dim: self.intrinsic_dim, alpha: self.alpha, sigma: self.sigma, embedding_std };
         Ok(Arc::new(Prepared {
             projection: Projection::new(&ground.origin, &scale, ground.seed),
@@ -232,7 +241,7 @@ impl Search for Prepared {
             RankBy::Gain => judged,
         };
         // the core counts examples: of one, these are batches
-        let times = self.settings.core().queries(1, judged > 1) + before;
+        let times = self.settings.core().queries(1, judged > 1).saturating_add(before);
         vec![Batches { times, examples }]
     }
 }

@@ -55,6 +55,9 @@ pub trait Method: fmt::Debug + Send + Sync {
     /// Text whose tokens are the candidates of a prompt, for methods that choose among tokens.
     fn candidates(&self) -> Option<&str>;
 
+    /// What is minimised.
+    fn loss(&self) -> Loss;
+
     /// The complete table that builds it.
     fn settings(&self) -> Result<toml::Table, toml::ser::Error>;
 
@@ -113,7 +116,8 @@ pub trait Search: Send + Sync {
 
     /// At most so many examples does a client that holds `examples` have evaluated in a round.
     fn queries(&self, examples: u64) -> u64 {
-        self.batches(examples).iter().map(|b| b.times * b.examples).sum()
+        let each = self.batches(examples).into_iter().map(|b| b.times.saturating_mul(b.examples));
+        each.fold(0, u64::saturating_add)
     }
 }
 
@@ -214,6 +218,28 @@ pub enum SearchError {
         /// How many it has.
         found: usize,
     },
+    /// More coordinates than what they stand for has numbers.
+    #[error(
+        "`intrinsic_dim` is {found}, but the prompt has {numbers} numbers in all; expected at most that, and far less to gain \
+         by it: the papers have 500"
+    )]
+    Subspace {
+        /// Coordinates.
+        found: usize,
+        /// Rows times width; where an endpoint has not been asked for the width, times the largest that there is.
+        numbers: usize,
+    },
+    /// A projection that does not fit a machine.
+    #[error(
+        "`intrinsic_dim` is {found}, and its projection onto {numbers} numbers of a prompt takes {} GiB; expected less than {}",
+        (found.saturating_mul(*numbers)) >> 28, MOST_ENTRIES >> 28
+    )]
+    Projection {
+        /// Coordinates.
+        found: usize,
+        /// Rows times width.
+        numbers: usize,
+    },
     /// No candidate could be evaluated.
     #[error("no prompt of this round could be evaluated: every one had a question without an answer")]
     NothingKnown,
@@ -253,6 +279,29 @@ fn expect(id: &str, key: &str, value: f64, what: &str, fits: bool) -> Result<(),
         return Ok(());
     }
     Err(ConfigError::Invalid { id: id.to_owned(), reason: format!("`{key}` is {value}; expected {what}") })
+}
+
+/// Entries of a projection, of 4 bytes each: 8 GiB.
+const MOST_ENTRIES: usize = 1 << 31;
+
+/// No model's embeddings are wider.
+const WIDEST: usize = 1 << 16;
+
+/// Candidates of a generation, and prompts of a step: every client keeps as many.
+const MOST_CANDIDATES: usize = 100_000;
+
+/// Refuses a subspace of `dim` coordinates that is none of the prompt's, or that nobody could hold.
+fn subspace(ground: &Ground, dim: usize) -> Result<(), SearchError> {
+    let numbers = ground.origin.values().len();
+    // before an endpoint has been asked, a row stands there with one number
+    let most = if ground.origin.width() == 1 { numbers.saturating_mul(WIDEST) } else { numbers };
+    if dim > most {
+        return Err(SearchError::Subspace { found: dim, numbers: most });
+    }
+    if dim.saturating_mul(numbers) > MOST_ENTRIES {
+        return Err(SearchError::Projection { found: dim, numbers });
+    }
+    Ok(())
 }
 
 /// Refuses a loss that stays as it is while rows of numbers move a little: an evolution strategy sees nothing to rank.

@@ -53,6 +53,10 @@ impl Method for TokenEdits {
         Some(&self.candidates)
     }
 
+    fn loss(&self) -> Loss {
+        self.loss
+    }
+
     fn settings(&self) -> Result<toml::Table, toml::ser::Error> {
         complete(NEED.method, self)
     }
@@ -118,7 +122,8 @@ impl Search for Prepared {
     }
 
     fn batches(&self, examples: u64) -> Vec<Batches> {
-        let times = 1 + u64::from(self.settings.edits) * self.settings.fillers as u64;
+        let tried = u64::from(self.settings.edits).saturating_mul(self.settings.fillers as u64);
+        let times = tried.saturating_add(1);
         vec![Batches { times, examples }]
     }
 }
