@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use antiphon_core::nearest;
+use antiphon_oracle::OracleError;
 use antiphon_store::StoreError;
 
 /// The kinds of failure, each with its exit code. The codes are stable; `docs/cli.md` lists them.
@@ -174,6 +175,11 @@ pub fn printable(text: &str) -> String {
 /// A full disk and a refused write are not the run directory's fault.
 pub fn store(error: &StoreError) -> Failure {
     Failure::new(if error.is_io() { Kind::Storage } else { Kind::RunDir }, chain(error))
+}
+
+/// What ends an asking: of `kind`, unless a ledger or a cache could not be written.
+pub fn oracle(error: &OracleError, kind: Kind) -> Failure {
+    Failure::new(if error.is_storage() { Kind::Storage } else { kind }, chain(error))
 }
 
 /// An error with its causes, each once.

@@ -190,6 +190,10 @@ fn a_plan_sends_nothing_and_refuses_a_budget_that_cannot_do() {
         ("oracle.budget.money=0.0001", "oracle.budget.money"),
         ("oracle.dialect=chat-text", "but the oracle gives text"),
         ("oracle.allow_hosts=[\"https://elsewhere\"]", "not among the endpoints"),
+        ("oracle.allow_hosts=[\"garbage\"]", "origins"),
+        ("oracle.endpoint=http://127.0.0.1:99999/v1", "its port is none"),
+        ("oracle.timeout_s=9223372036854775807", "oracle.timeout_s"),
+        ("oracle.requests_per_second=1e-300", "oracle.requests_per_second"),
         ("oracle.endpoint=http://me:sk-secret@127.0.0.1/v1", "user name"),
         ("oracle.api_key_file=nothing", "nothing"),
     ] {
@@ -199,6 +203,53 @@ fn a_plan_sends_nothing_and_refuses_a_budget_that_cannot_do() {
         assert!(!toy.path("out").exists(), "{key}");
     }
     assert_eq!(server.asked.lock().unwrap().len(), 0, "nothing was sent");
+}
+
+#[test]
+fn a_loss_of_labels_is_refused_where_there_is_one() {
+    let toy = toy();
+    toy.write("inside.toml", RUN.replace("endpoint = \"embedded\"\n", ""));
+    for file in ["run.toml", "inside.toml"] {
+        for loss in ["cross_entropy", "hinge"] {
+            let key = format!("search.loss=\"{loss}\"");
+            for args in [&["plan", file, &key][..], &["run", file, "--out", "no", &key]] {
+                toy.antiphon(args).says(SETTINGS, &[loss, "`verbalizer`", "loss = \"nll\""]);
+                assert!(!toy.path("no").exists());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_whose_ledger_is_lost_does_not_spend_its_budget_again() {
+    let toy = toy();
+    toy.write("inside.toml", RUN.replace("endpoint = \"embedded\"\n", ""));
+    for (file, out) in [("run.toml", "over"), ("inside.toml", "inside")] {
+        let mut child = toy.start(&["run", file, "--out", out, "oracle.budget.examples=100000"]);
+        let metrics = toy.path(&format!("{out}/metrics.jsonl"));
+        while std::fs::metadata(&metrics).map_or(0, |m| m.len()) == 0 && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let ledger = toy.path(&format!("{out}/ledger.sqlite"));
+        let aside = |name: &str| toy.path(&format!("{out}/{name}"));
+        // with what was not yet written back to it
+        for end in ["", "-wal", "-shm"] {
+            let _ = std::fs::rename(aside(&format!("ledger.sqlite{end}")), aside(&format!("kept{end}")));
+        }
+        toy.antiphon(&["resume", out]).says(RUN_DIR, &["ledger.sqlite", "is gone", "begin a new run"]);
+        assert!(!ledger.exists(), "no empty one in its place");
+        std::fs::write(&ledger, "").unwrap();
+        toy.antiphon(&["resume", out]).says(RUN_DIR, &["is empty", "restore it"]);
+        for end in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(aside(&format!("ledger.sqlite{end}")));
+        }
+        for end in ["", "-wal", "-shm"] {
+            let _ = std::fs::rename(aside(&format!("kept{end}")), aside(&format!("ledger.sqlite{end}")));
+        }
+        toy.antiphon(&["resume", out]).says(0, &[]);
+    }
 }
 
 /// What a plan says is asked at most, and is asked where nothing is remembered: batches of a search that do not fill a request,
@@ -380,7 +431,10 @@ fn an_endpoint_that_fails_ends_the_run_and_another_goes_on() {
     assert!(!nobody.path("out").exists());
 
     type Fail = fn(Value) -> Said;
-    let failures: [(&str, Fail); 5] = [
+    let failures: [(&str, Fail); 7] = [
+        // which may hold what was asked
+        ("not shown", |v| Said::Status(400, "", json!({ "error": { "message": v } }))),
+        ("(307)", |_| Said::Status(307, "Location: http://127.0.0.1:1/\r\n", json!({}))),
         ("status 500", |_| Said::Status(500, "", json!({}))),
         ("asks to wait", |_| Said::Status(429, "Retry-After: 3600\r\n", json!({}))),
         ("above 0", |mut v| {
@@ -403,6 +457,7 @@ fn an_endpoint_that_fails_ends_the_run_and_another_goes_on() {
         let toy = toy_at(&server.url);
         let ended = toy.antiphon(&["run", "run.toml", "--out", "out"]);
         ended.says(ORACLE, &["in a row", words, "antiphon resume out"]);
+        assert!(!ended.err.contains("token_logprobs"), "{}", ended.err);
         ill.store(1, Ordering::SeqCst);
         toy.antiphon(&["resume", "out"]).says(0, &[]);
         assert!(toy.path("out/report.html").exists(), "{words}");

@@ -21,10 +21,10 @@ use super::table::Embeddings;
 use super::watched::{Ending, Watched};
 use super::{Draft, Needs};
 use crate::args::Part;
-use crate::error::{Fail, Failure, Kind};
+use crate::error::{Fail, Failure, Kind, oracle as failure};
 use crate::oracle::EMBEDDED;
 use crate::progress::Progress;
-use crate::session::{Blame, Heard, open_base};
+use crate::session::{Blame, Heard, open_base, open_ledger};
 
 /// Tokens that the run's own server reads at most, where the data need no more.
 const CONTEXT: usize = 2048;
@@ -86,7 +86,7 @@ impl Draft {
             (None, Some(dir)) => dir.join("ledger.sqlite"),
             (None, None) => return Ok(None),
         };
-        Ledger::open(&path, oracle.terms()).map(Some).fail(Kind::RunDir)
+        open_ledger(&path, dir, oracle.terms()).map(Some)
     }
 
     /// Finds the endpoint and probes it. `dir`: of a run that goes on. What is sent has been set aside before: of the run's own
@@ -117,18 +117,18 @@ impl Draft {
             settings.table = Some(Arc::new(Embeddings::open(&self)?));
         }
         let most = HttpOracle::probe_at_most(oracle.dialect(), by_rows, settings.retry.attempts);
-        let aside = paying.reserve(most).fail(Kind::Oracle)?;
+        let aside = paying.reserve(most).map_err(|e| failure(&e, Kind::Oracle))?;
         let http = match HttpOracle::connect(settings) {
             Ok(http) => http,
             Err(e) => {
                 if e.nothing_sent() {
-                    aside.release().fail(Kind::RunDir)?;
+                    aside.release().map_err(|e| failure(&Box::new(e).into(), Kind::RunDir))?;
                 }
                 return Err(refused(&self, &e));
             }
         };
         let found = http.found().clone();
-        aside.settle(found.usage).fail(Kind::RunDir)?;
+        aside.settle(found.usage).map_err(|e| failure(&Box::new(e).into(), Kind::RunDir))?;
         let granted = oracle.access.min(found.access());
         self.method
             .check(granted)
@@ -228,7 +228,7 @@ impl Remote {
         };
         let answers = answers.map_err(|e| match e {
             OracleError::Interrupted => Failure::new(Kind::Interrupted, "stopped"),
-            e => Failure::new(Kind::Oracle, e),
+            e => failure(&e, Kind::Oracle),
         })?;
         let logs = |item: Result<Vec<antiphon_oracle::LabelScore>, _>| {
             item.ok().map(|scores| scores.iter().map(|s| s.logprob).collect())
@@ -366,7 +366,7 @@ impl Remote {
         // priced anew where it is booked
         let before = Usage { micros: 0, ..self.paying.spent() };
         let booked = ledger.reserve(before).and_then(|r| Ok(r.settle(before).map_err(Box::new)?));
-        booked.map_err(|e| Failure::new(Kind::Oracle, e))?;
+        booked.map_err(|e| failure(&e, Kind::Oracle))?;
         Ok(ledger)
     }
 

@@ -19,8 +19,8 @@ use crate::machine;
 use crate::progress::Progress;
 use crate::runfile::{Loaded, RunFile};
 use crate::session::{
-    Blame, Person, Tokens, check_calibration, check_choice, gather, in_words, nothing_to_choose, policy,
-    questions, shown,
+    Blame, Person, Tokens, check_calibration, check_choice, gather, in_words, policy, questions, shown,
+    something_to_choose,
 };
 
 /// Questions of everybody; of held-out data also those of nobody in particular.
@@ -88,9 +88,7 @@ impl Draft {
         progress.stage(&format!("reading the data {}", shown(file)));
         let gathered = gather(&loaded, &tokens, false)?;
         let (people, common) = (gathered.people, gathered.common);
-        if gathered.label_words.is_none() {
-            nothing_to_choose(&loaded, &*method)?;
-        }
+        something_to_choose(&loaded, &*method, gathered.label_words.as_deref())?;
         let by_text = most == Access::Text;
         let mut left_out = 0;
         let mut part = |part: Part, everyone: &mut dyn Iterator<Item = &Person>| -> Questions {

@@ -11,7 +11,7 @@ use antiphon_report::{Evaluation, Metrics};
 
 use super::Remote;
 use crate::args::Part;
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, oracle};
 use crate::runfile::Select;
 use crate::session::{Heard, Person, Said, split};
 
@@ -216,7 +216,7 @@ impl Remote {
 fn ended(e: OracleError) -> Failure {
     match e {
         OracleError::Interrupted => Failure::new(Kind::Interrupted, "stopped"),
-        e => Failure::new(Kind::Oracle, e),
+        e => oracle(&e, Kind::Oracle),
     }
 }
 

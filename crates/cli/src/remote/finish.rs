@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::{Needs, Remote};
 use crate::args::Part;
-use crate::error::{Fail, Failure, Kind};
+use crate::error::{Fail, Failure, Kind, oracle};
 use crate::progress::Progress;
 use crate::runfile::{Baseline, Select};
 use crate::session::{
@@ -126,6 +126,7 @@ fn luck(run: &Remote, rounds: &[RoundRecord]) -> Result<Line, Failure> {
     let better = random_search(&*run.search, grant, &all, candidates, &mut stream, run.draft.workers);
     let better = better.map_err(|e| match e {
         SearchError::Oracle(OracleError::Interrupted) => Failure::new(Kind::Interrupted, "stopped"),
+        SearchError::Oracle(e) => oracle(&e, Kind::Oracle),
         e => Failure::new(Kind::Oracle, e),
     })?;
     let prompt = |l: &Lucky| run.search.prompt(&l.state).fail(Kind::Internal);

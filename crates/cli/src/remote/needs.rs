@@ -86,8 +86,8 @@ impl Needs {
         let Asked { examples, calls } = of_search.and(of_evaluation).and(of_luck).and(of_probe);
         let all = |per_example: f64| (examples as f64 * per_example).ceil() as u64;
         let probe = unit.probe();
-        let prompt_tokens = all(unit.prompt_tokens) + probe.prompt_tokens;
-        let completion_tokens = all(unit.completion_tokens) + probe.completion_tokens;
+        let prompt_tokens = all(unit.prompt_tokens).saturating_add(probe.prompt_tokens);
+        let completion_tokens = all(unit.completion_tokens).saturating_add(probe.completion_tokens);
         let usage = Usage { calls, examples, prompt_tokens, completion_tokens, ..Usage::ZERO };
         let up = (size::poll() + size::deliver(plan, Seeker::METRICS)) * cohort as u64;
         let down = (size::work(plan, cohort) + size::accepted()) * cohort as u64;
@@ -108,7 +108,9 @@ impl Needs {
 
     /// Examples in all.
     pub(crate) fn examples(&self) -> u64 {
-        self.search + self.evaluation + self.random_search + self.probe
+        [self.search, self.evaluation, self.random_search, self.probe]
+            .into_iter()
+            .fold(0, u64::saturating_add)
     }
 
     /// Refuses a budget that the run cannot keep to.
@@ -150,7 +152,7 @@ pub(crate) fn money(micros: u64) -> String {
     format!("{:.4}", micros as f64 / 1e6)
 }
 
-/// Examples, and the requests that they take.
+/// Examples, and the requests that they take. What cannot be counted is the largest number, which no budget admits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Asked {
     examples: u64,
@@ -159,11 +161,14 @@ struct Asked {
 
 impl Asked {
     fn and(self, other: Self) -> Self {
-        Self { examples: self.examples + other.examples, calls: self.calls + other.calls }
+        Self {
+            examples: self.examples.saturating_add(other.examples),
+            calls: self.calls.saturating_add(other.calls),
+        }
     }
 
     fn times(self, n: u64) -> Self {
-        Self { examples: n * self.examples, calls: n * self.calls }
+        Self { examples: self.examples.saturating_mul(n), calls: self.calls.saturating_mul(n) }
     }
 }
 
@@ -235,16 +240,16 @@ impl Unit {
     /// Requests share no prompts of different batches: a batch of 8 is a request, though 16 would fit.
     fn asked(&self, batches: Batches) -> Asked {
         let Batches { times, examples } = batches;
-        let together = (examples * self.labels).div_ceil(self.per_request);
+        let together = examples.saturating_mul(self.labels).div_ceil(self.per_request);
         let calls = match self.dialect {
             _ if self.by_text => examples,
             // soft prompts by rows; a question without one is asked like any other
-            Dialect::Vllm if let Some(each) = self.beginnings => together.max(examples * each),
+            Dialect::Vllm if let Some(each) = self.beginnings => together.max(examples.saturating_mul(each)),
             Dialect::Antiphon | Dialect::Vllm | Dialect::Completions => together,
             Dialect::Chat | Dialect::ChatText => examples,
-            Dialect::LlamaCpp => examples * self.label_tokens,
+            Dialect::LlamaCpp => examples.saturating_mul(self.label_tokens),
         };
-        Asked { examples: times * examples, calls: times * calls }
+        Asked { examples, calls }.times(times)
     }
 
     /// Held-out data, which are asked in pieces.

@@ -112,7 +112,7 @@ impl Trial for Remote {
     }
 
     fn ended(&self) -> Option<Failure> {
-        self.ending.why().map(|why| Failure::new(Kind::Oracle, why))
+        self.ending.why().map(|(kind, why)| Failure::new(kind, why))
     }
 
     fn hint(&self) -> Option<String> {

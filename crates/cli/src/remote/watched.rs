@@ -8,10 +8,12 @@ use antiphon_oracle::{
     TextOracle, TextQuery, Usage,
 };
 
+use crate::error::{Failure, Kind, oracle};
+
 /// Why a run ends, and the last question that went without an answer. Shared by everybody who asks.
 #[derive(Debug, Default)]
 pub(crate) struct Ending {
-    why: Mutex<Option<String>>,
+    why: Mutex<Option<(Kind, String)>>,
     gap: Mutex<Option<Missing>>,
     stop: Arc<AtomicBool>,
 }
@@ -22,7 +24,7 @@ impl Ending {
         Self { stop, ..Self::default() }
     }
 
-    pub(super) fn why(&self) -> Option<String> {
+    pub(super) fn why(&self) -> Option<(Kind, String)> {
         self.why.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -30,8 +32,9 @@ impl Ending {
         self.gap.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn end(&self, why: String) {
-        self.why.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+    fn end(&self, e: &OracleError) {
+        let Failure { kind, message } = oracle(e, Kind::Oracle);
+        self.why.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((kind, message));
         self.stop.store(true, Ordering::SeqCst);
     }
 }
@@ -58,7 +61,7 @@ impl<O: ?Sized> Watched<O> {
             ) => Err(e),
             Err(OracleError::Interrupted) => Err(OracleError::Interrupted),
             Err(e) => {
-                self.ending.end(e.to_string());
+                self.ending.end(&e);
                 Err(OracleError::Interrupted)
             }
         }

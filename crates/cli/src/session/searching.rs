@@ -18,7 +18,7 @@ use antiphon_model::{Net, PromptWiring, Task, Weights, Wiring};
 use antiphon_oracle::cache::{Cache, Cached};
 use antiphon_oracle::ledger::{Ledger, Metered};
 use antiphon_oracle::search::{self, Ground, PromptOf, Purse, Search, SearchError, Seeker};
-use antiphon_oracle::task::Question;
+use antiphon_oracle::task::{Loss, Question};
 use antiphon_oracle::{Access, EmbedOracle, Grant, Label, OracleError, ScoreQuery, Soft, Usage};
 use antiphon_report::{Baseline as Line, Gauge, Waypoint};
 use antiphon_tune::{Tuning, method};
@@ -26,7 +26,7 @@ use antiphon_tune::{Tuning, method};
 use super::calibration::{Heard, Said};
 use super::embedded::Embedded;
 use super::sealed::{Inside, Sealed};
-use super::{Blame, Person, Session, Tokens, figure, head, recipe};
+use super::{Blame, Person, Session, Tokens, figure, head, open_ledger, recipe};
 use crate::args::Part;
 use crate::error::{Fail, Failure, Kind};
 use crate::runfile::{Loaded, RunFile, Select};
@@ -154,8 +154,8 @@ impl Searching {
             Task::CausalLm => questions(&p.train.sequences, parts.label_words),
             Task::Classify { .. } => class_questions(&p.train.sequences, parts.labels),
         };
-        if task == Task::CausalLm && parts.label_words.is_none() {
-            nothing_to_choose(loaded, &*method)?;
+        if task == Task::CausalLm {
+            something_to_choose(loaded, &*method, parts.label_words)?;
         }
         let text = file.oracle.access == Access::Text;
         let spelled = |asked: Arc<[Question]>| if text { in_words(&asked, parts.tokens) } else { asked };
@@ -215,7 +215,7 @@ impl Searching {
     pub(crate) fn begin(&self, loaded: &Loaded, dir: &Path) -> Result<(), Failure> {
         let oracle = &loaded.settings.oracle;
         // its answers cost time alone, so that a loss of power may take back what it took
-        let ledger = Arc::new(Ledger::open(&dir.join("ledger.sqlite"), oracle.terms()).fail(Kind::RunDir)?);
+        let ledger = Arc::new(open_ledger(&dir.join("ledger.sqlite"), Some(dir), oracle.terms())?);
         let asked: Arc<dyn EmbedOracle> = if oracle.caches() {
             let cache = Cache::open(&dir.join("answers.sqlite")).fail(Kind::RunDir)?;
             Arc::new(Cached::new(Arc::clone(&self.oracle), Arc::new(cache)))
@@ -246,7 +246,7 @@ impl Searching {
             self.questions.values().map(|q| self.search.queries(q.len() as u64)).collect();
         // the largest clients, so that no choice of a cohort costs more
         each.sort_unstable_by(|a, b| b.cmp(a));
-        u64::from(rounds) * each.iter().take(cohort).sum::<u64>()
+        u64::from(rounds).saturating_mul(each.into_iter().take(cohort).fold(0, u64::saturating_add))
     }
 
     /// Refuses a budget that the run cannot keep to.
@@ -375,16 +375,28 @@ pub(crate) fn questions(sequences: &[Sequence], words: Option<&[u32]>) -> Arc<[Q
     sequences.iter().filter_map(question).collect()
 }
 
-/// Refuses a search for right choices where scores are granted and a question has one label.
-pub(crate) fn nothing_to_choose(loaded: &Loaded, method: &dyn search::Method) -> Result<(), Failure> {
-    let choices = method.need().access == Access::Text;
-    if !choices || loaded.settings.oracle.most() == Access::Text {
+/// Refuses a loss that compares labels where scores are granted and a question has one: it would always be 0.
+pub(crate) fn something_to_choose(
+    loaded: &Loaded,
+    method: &dyn search::Method,
+    words: Option<&[u32]>,
+) -> Result<(), Failure> {
+    let loss = method.loss();
+    let of_text = loss.access() == Access::Text && loaded.settings.oracle.most() == Access::Text;
+    if !loss.compares() || of_text || words.is_some_and(|w| w.len() > 1) {
         return Ok(());
     }
+    let other = match loss {
+        Loss::ZeroOne => ", or oracle.access = \"text\", where what is written is compared with the answer",
+        _ => "",
+    };
     Err(Failure::new(
         Kind::Settings,
-        "search.loss = \"zero_one\" counts wrong choices among labels, and these questions have one answer each: give the data a \
-         `verbalizer`, choose `nll`, or set oracle.access = \"text\", where what is written is compared with the answer",
+        format_args!(
+            "search.loss = \"{}\" needs labels to choose from, and these questions have one answer each: give the data a \
+             `verbalizer`, or set loss = \"nll\"{other}",
+            loss.id()
+        ),
     ))
 }
 
