@@ -579,7 +579,7 @@ fn an_endpoint_that_only_writes_is_enough_for_a_search_of_right_answers() {
     let plan: Value = serde_json::from_str(&plan.out).unwrap();
     assert_eq!(server.count("/v1/chat/completions"), 0);
     let said = toy.run("out", &["oracle.cache=false"]);
-    for words in ["text access", "the first question, without a prompt: `G.` for"] {
+    for words in ["text access", "the first question, without a prompt: `g` for"] {
         assert!(said.err.contains(words), "{words}: {}", said.err);
     }
     let s = summary(&toy, "out");

@@ -40,14 +40,26 @@ impl Question {
         }
     }
 
-    /// Whether `text` gives its answer; `None` where its labels are ids, which no text can be compared with.
+    /// The label that `text` says; `None` where it says none of them, or they are ids.
     #[must_use]
-    pub fn is_answered_by(&self, text: &str) -> Option<bool> {
+    pub fn label_in(&self, text: &str) -> Option<&Label> {
+        let text = text.trim_start().to_lowercase();
+        said(&text, &self.words()?).and_then(|i| self.labels.get(i))
+    }
+
+    /// Its labels in lower case; `None` where they are ids.
+    fn words(&self) -> Option<Vec<String>> {
         let word = |label: &Label| match label {
             Label::Text(text) => Some(text.trim().to_lowercase()),
             Label::Tokens(_) => None,
         };
-        let labels = self.labels.iter().map(word).collect::<Option<Vec<String>>>()?;
+        self.labels.iter().map(word).collect()
+    }
+
+    /// Whether `text` gives its answer; `None` where its labels are ids, which no text can be compared with.
+    #[must_use]
+    pub fn is_answered_by(&self, text: &str) -> Option<bool> {
+        let labels = self.words()?;
         let text = text.trim_start().to_lowercase();
         match &labels[..] {
             [only] => Some(place(&text, only) == Some(0)),

@@ -254,15 +254,18 @@ impl Remote {
         })?;
         match answers.items.into_iter().next() {
             Some(Ok(scores)) => {
+                // a single answer is a row of the client's: it is not shown
+                let single = question.labels.len() == 1;
                 let words = question.labels.iter().zip(&scores).take(8).map(|(label, s)| {
                     let text = match label {
-                        antiphon_oracle::Label::Tokens(ids) => {
-                            self.draft.tokens.0.decode(ids, true).unwrap_or_default()
+                        _ if single => "the answer of the first question,".to_owned(),
+                        Label::Tokens(ids) => {
+                            format!("`{}`", self.draft.tokens.0.decode(ids, true).unwrap_or_default())
                         }
-                        antiphon_oracle::Label::Text(text) => text.clone(),
+                        Label::Text(text) => format!("`{text}`"),
                     };
                     let bound = if s.censored { ", not among the likeliest" } else { "" };
-                    format!("`{text}` {} {}{bound}", s.tokens, if s.tokens == 1 { "token" } else { "tokens" })
+                    format!("{text} {} {}{bound}", s.tokens, if s.tokens == 1 { "token" } else { "tokens" })
                 });
                 self.lines.push(format!("  labels: {}", words.collect::<Vec<_>>().join("; ")));
                 if scores.iter().all(|s| s.censored) {
@@ -281,25 +284,29 @@ impl Remote {
         }
     }
 
-    /// What the endpoint writes behind the first question.
+    /// What the endpoint writes behind the first question: by the label that it says, since a text may repeat the question.
     fn try_a_text(&mut self, question: &Question) -> Result<(), Failure> {
         let answers = self.paid().generate(&[question.text_query(&[])]).map_err(|e| match e {
             OracleError::Interrupted => Failure::new(Kind::Interrupted, "stopped"),
             e => Failure::new(Kind::Oracle, format_args!("the first question: {e}")),
         })?;
-        let short = |text: &str| text.trim().chars().take(60).collect::<String>().replace('\n', " ");
-        let wanted = match question.labels.get(question.answer) {
-            Some(Label::Text(text)) => short(text),
-            _ => String::new(),
+        let word = |label: Option<&Label>| match label {
+            Some(Label::Text(text)) => format!("`{}`", text.trim()),
+            _ => "none of its labels".to_owned(),
         };
         match answers.items.first() {
             Some(Ok(text)) => {
                 let right = question.is_answered_by(text) == Some(true);
                 let judged = if right { "right" } else { "wrong" };
-                self.lines.push(format!(
-                    "  the first question, without a prompt: `{}` for `{wanted}`, {judged}",
-                    short(text)
-                ));
+                let what = match &question.labels[..] {
+                    [_] => "an answer".to_owned(),
+                    _ => format!(
+                        "{} for {}",
+                        word(question.label_in(text)),
+                        word(question.labels.get(question.answer))
+                    ),
+                };
+                self.lines.push(format!("  the first question, without a prompt: {what}, {judged}"));
                 Ok(())
             }
             Some(Err(gap)) => Err(Failure::new(
