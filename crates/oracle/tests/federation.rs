@@ -254,6 +254,10 @@ fn settings_that_make_no_sense_name_the_key() {
         ("id = 'bbt'\nintrinsic_dim = 5\ncandidates = 10\nselect_on = 1.0\nloss = 'hinge'", "select_on"),
         ("id = 'bbt'\nintrinsic_dim = 5\ncandidates = 10\nselect_every = 0\nloss = 'hinge'", "select_every"),
         ("id = 'fedbpt'\nintrinsic_dim = 5\nloss = 'nll'\nlocal_popsize = 1000000000", "local_popsize"),
+        (
+            "id = 'bdpl'\ncandidates = 'a b'\nbatch_size = 1\nlearning_rate = 0.1\nloss = 'nll'\nlocal_epochs = 4000000000",
+            "local_epochs",
+        ),
         ("id = 'bbt'\nintrinsic_dim = 5\ncandidates = 10\npopsize = 1000000000\nloss = 'hinge'", "popsize"),
         ("id = 'token_edits'\ncandidates = 'a b'\nedits = 0\nfillers = 1\nloss = 'nll'", "edits"),
     ] {

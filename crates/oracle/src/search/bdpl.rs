@@ -61,6 +61,9 @@ fn hundredth() -> f64 {
     0.01
 }
 
+/// Their batches are laid out before the first is asked.
+const MOST_EPOCHS: u32 = 10_000;
+
 /// Of BDPL's code.
 const MAX_NORM: f64 = 3.0;
 
@@ -70,7 +73,8 @@ impl Bdpl {
         let samples = self.samples;
         expect(id, "samples", samples as f64, "2 to 100000", (2..=MOST_CANDIDATES).contains(&samples))?;
         expect(id, "batch_size", self.batch_size as f64, "1 or more", self.batch_size > 0)?;
-        expect(id, "local_epochs", f64::from(self.local_epochs), "1 or more", self.local_epochs > 0)?;
+        let epochs = self.local_epochs;
+        expect(id, "local_epochs", f64::from(epochs), "1 to 10000", (1..=MOST_EPOCHS).contains(&epochs))?;
         expect(id, "learning_rate", self.learning_rate, "finite and above 0", self.learning_rate > 0.0)?;
         expect(id, "weight_decay", self.weight_decay, "0 or more", self.weight_decay >= 0.0)?;
         let tau = self.temperature.unwrap_or(1.0);
