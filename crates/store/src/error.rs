@@ -178,6 +178,30 @@ pub enum StoreError {
         /// Where it fails.
         source: serde_json::Error,
     },
+    /// `metrics.jsonl` lacks the record of a closed round, or has another in its place.
+    #[error(
+        "`{}`, line {line}: {found} where the record of {expected} must be; restore the file from a copy, or remove the \
+         folders from {:05} on in `rounds` beside it, and `antiphon resume` does these rounds again",
+        path.display(), expected.0
+    )]
+    Metrics {
+        /// The file.
+        path: PathBuf,
+        /// One-based line.
+        line: usize,
+        /// What is there.
+        found: String,
+        /// Whose record must be there.
+        expected: Round,
+    },
+    /// A file of `latest/` that is gone or not what was published.
+    #[error("`{}` is {}", path.display(), if *gone { "gone" } else { "not what the run wrote" })]
+    Altered {
+        /// The file.
+        path: PathBuf,
+        /// It is not there at all.
+        gone: bool,
+    },
     /// An update whose bytes are not those announced.
     #[error("the update of client {client} in {round} has digest {found}, announced was {announced}")]
     UpdateDigest {

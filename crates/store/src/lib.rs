@@ -46,6 +46,7 @@ pub use disk::Failpoint;
 pub use error::StoreError;
 pub use layout::Layout;
 pub use log::{Event, LogHead};
-pub use metrics::read_metrics;
+pub use metrics::{read_metrics, read_rounds};
+pub use publish::verify_latest;
 pub use run::{Resume, RunDir, Settings, StoredUpdate};
 pub use snapshot::Snapshot;

@@ -32,6 +32,38 @@ pub fn read_metrics<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, StoreErr
         .collect()
 }
 
+/// Reads the records of rounds 0, 1, … from `path`: each once and in order, and of the first `closed` rounds all.
+///
+/// # Errors
+/// As [`read_metrics`]; a line that is not the record of its round, or none where one must be, by its number.
+pub fn read_rounds<T: DeserializeOwned>(path: &Path, closed: Round) -> Result<Vec<T>, StoreError> {
+    let text = read(path)?;
+    let lines = whole_lines(&text).count();
+    verify(path, &text, u32::try_from(lines).unwrap_or(u32::MAX).max(closed.0))?;
+    read_metrics(path)
+}
+
+/// Refuses a file in which the record of one of the rounds before `closed` is not in its line.
+pub(crate) fn require(path: &Path, closed: Round) -> Result<(), StoreError> {
+    verify(path, &read(path)?, closed.0)
+}
+
+/// Whether the first `rounds` lines of `text` are the records of as many rounds, in order.
+fn verify(path: &Path, text: &str, rounds: u32) -> Result<(), StoreError> {
+    let mut lines = whole_lines(text);
+    for (line, expected) in (1..).zip((0..rounds).map(Round)) {
+        let found = match lines.next().map(serde_json::from_str::<OfRound>) {
+            Some(Ok(record)) if record.round == expected => continue,
+            Some(Ok(record)) => format!("the record of {}", record.round),
+            Some(Err(e)) => format!("no record ({e})"),
+            None if text.is_empty() || text.ends_with('\n') => "nothing".to_owned(),
+            None => "a line that was cut".to_owned(),
+        };
+        return Err(StoreError::Metrics { path: path.to_owned(), line, found, expected });
+    }
+    Ok(())
+}
+
 fn read(path: &Path) -> Result<String, StoreError> {
     match std::fs::read(path) {
         // a cut in the middle of a character is a cut line like any other
@@ -106,6 +138,34 @@ impl MetricsFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_closed_round_has_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let lines = ["{\"round\":0}\n", "{\"round\":1}\n", "{\"round\":2}\n"];
+        let refused = |text: &str, closed: u32, line: usize, words: &str| {
+            std::fs::write(&path, text).unwrap();
+            let error = read_rounds::<serde_json::Value>(&path, Round(closed)).unwrap_err();
+            let at = error.to_string();
+            assert!(matches!(error, StoreError::Metrics { line: l, .. } if l == line), "{text:?}: {at}");
+            assert!(at.contains(words), "{text:?}: {at}");
+        };
+        assert!(matches!(require(&path, Round(1)), Err(StoreError::Metrics { line: 1, .. })), "no file");
+        assert!(require(&path, Round(0)).is_ok());
+        refused("", 1, 1, "nothing where the record of round 0");
+        refused(&lines[1..].concat(), 3, 1, "the record of round 1");
+        refused(&["garbage\n", lines[1]].concat(), 2, 1, "no record");
+        refused(&[lines[0], lines[1], lines[1]].concat(), 2, 3, "the record of round 1");
+        refused(&lines[..2].concat(), 3, 3, "nothing");
+        refused(&[lines[0], "{\"round\":1}"].concat(), 2, 2, "a line that was cut");
+        // a kill leaves the record of a round that is not closed, whole or cut
+        for after in ["", lines[2], "{\"rou"] {
+            std::fs::write(&path, [lines[0], lines[1], after].concat()).unwrap();
+            require(&path, Round(2)).unwrap();
+            assert!(read_rounds::<serde_json::Value>(&path, Round(2)).unwrap().len() >= 2);
+        }
+    }
 
     #[test]
     fn a_cut_last_line_is_dropped_and_a_bad_line_is_named() {

@@ -4,14 +4,60 @@
 //! (`renameat2` with `RENAME_EXCHANGE`). File systems without it get two renames; a kill between them
 //! leaves `.latest-old`, which [`repair`] puts back.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use antiphon_core::Digest;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use crate::disk::Disk;
 use crate::error::StoreError;
+use crate::layout::Layout;
+use crate::log::Event;
+
+/// Whether `latest/` still holds what was published last: the files a model is read from (`.safetensors`, `.json`), by their
+/// digests in `events`. Logs from before these were kept say only that there is something.
+///
+/// # Errors
+/// The first file that is gone or another.
+pub fn verify_latest(layout: &Layout, events: &[Event]) -> Result<(), StoreError> {
+    let last = |kind: &str| events.iter().rev().find(|e| e.kind == kind);
+    let Some(event) = last("output") else {
+        let path = layout.latest();
+        return match last("published").is_some() && digests(&path)?.is_empty() {
+            true => Err(StoreError::Altered { path, gone: true }),
+            false => Ok(()),
+        };
+    };
+    let published: BTreeMap<String, Digest> = serde_json::from_str(&event.json).map_err(|source| {
+        StoreError::Json { path: layout.log(), line: usize::try_from(event.seq).unwrap_or(0), source }
+    })?;
+    for (name, digest) in published {
+        let path = layout.latest().join(name);
+        let gone = !path.is_file();
+        if gone || digest_of(&path)? != digest {
+            return Err(StoreError::Altered { path, gone });
+        }
+    }
+    Ok(())
+}
+
+/// Of the files in `latest` that a model is read from.
+pub(crate) fn digests(latest: &Path) -> Result<BTreeMap<String, Digest>, StoreError> {
+    let read = |name: &String| name.ends_with(".safetensors") || name.ends_with(".json");
+    let files = crate::disk::names(latest)?.into_iter().filter(read);
+    files.map(|name| digest_of(&latest.join(&name)).map(|digest| (name, digest))).collect()
+}
+
+/// Without the whole file in memory.
+fn digest_of(path: &Path) -> Result<Digest, StoreError> {
+    let io = |e| StoreError::io("read", path, 0, e);
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open(path).map_err(io)?).map_err(io)?;
+    Ok(Digest(*hasher.finalize().as_bytes()))
+}
 
 fn beside(latest: &Path, name: &str) -> PathBuf {
     latest.with_file_name(name)
@@ -115,6 +161,28 @@ mod tests {
         assert!(matches!(failed, Err(StoreError::DiskFull { .. })));
         assert_eq!(read(&latest), "two");
         assert_eq!(crate::disk::names(dir.path()).unwrap(), ["latest"]);
+    }
+
+    #[test]
+    fn what_was_changed_after_publication_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        let latest = layout.latest();
+        let weights = latest.join("a.safetensors");
+        fs::create_dir(&latest).unwrap();
+        for name in ["a.safetensors", "config.json", "README.md"] {
+            fs::write(latest.join(name), name).unwrap();
+        }
+        let json = serde_json::to_string(&digests(&latest).unwrap()).unwrap();
+        let event = Event { seq: 3, unix_ms: 0, round: None, kind: "output".to_owned(), json };
+        let verify = || verify_latest(&layout, std::slice::from_ref(&event));
+        fs::write(latest.join("README.md"), "a note").unwrap();
+        verify().unwrap();
+        fs::write(&weights, "other").unwrap();
+        assert!(matches!(verify(), Err(StoreError::Altered { path, gone: false }) if path == weights));
+        fs::remove_file(&weights).unwrap();
+        assert!(matches!(verify(), Err(StoreError::Altered { gone: true, .. })));
+        verify_latest(&layout, &[]).unwrap();
     }
 
     #[test]

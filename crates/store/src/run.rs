@@ -19,7 +19,7 @@ use crate::history::{Closed, Created, History, Rewound, Update, newest_intact, r
 use crate::layout::Layout;
 use crate::lock::Lock;
 use crate::log::{Event, EventLog, Verified, companions};
-use crate::metrics::MetricsFile;
+use crate::metrics::{self, MetricsFile};
 use crate::publish;
 
 /// How a run is stored. Chosen when it is created, kept in its log, the same after every resume.
@@ -174,6 +174,8 @@ impl RunDir {
         let kept = read_manifests(&layout, &history.closed, &digests, settings.durable)?;
         let (checkpoint, skipped) = newest_intact(&layout, &history.closed, &kept)?;
         let next = checkpoint.as_ref().map_or(Round(0), |c| c.round.next());
+        // before anything is written
+        metrics::require(&layout.metrics(), next)?;
         let mut run = Self {
             metrics: MetricsFile::open(layout.metrics())?,
             deliveries: Deliveries::new(layout.deliveries()),
@@ -337,7 +339,8 @@ impl RunDir {
     }
 
     /// Replaces `latest/` by what `write` puts into the directory it is given: the model after the last
-    /// closed round. The old one stays whole until the new one is, also under `kill -9` and power loss.
+    /// closed round. The old one stays whole until the new one is, also under `kill -9` and power loss. What is there then is
+    /// logged, for [`crate::verify_latest`].
     pub fn publish<E: From<StoreError>>(
         &mut self,
         now_unix_ms: u64,
@@ -346,7 +349,8 @@ impl RunDir {
         publish::publish(&self.disk, &self.layout.latest(), write)?;
         self.published = self.kept.keys().next_back().copied();
         let published = self.published;
-        Ok(self.record(now_unix_ms, "published", &published)?)
+        self.record(now_unix_ms, "published", &published)?;
+        Ok(self.record(now_unix_ms, "output", &publish::digests(&self.layout.latest())?)?)
     }
 
     /// Replaces `summary.json`.

@@ -22,8 +22,12 @@ pub struct Snapshot {
     pub meta: serde_json::Value,
     /// The newest checkpoint whose every byte is intact; `None` before the first closed round.
     pub checkpoint: Option<Restored>,
+    /// Closed rounds whose checkpoint is damaged or gone, newest first.
+    pub skipped: Vec<(Round, StoreError)>,
     /// All events, oldest first.
     pub events: Vec<Event>,
+    /// The first round that the log does not say is closed.
+    pub closed: Round,
     /// The round whose model `latest/` holds.
     pub published: Option<Round>,
     manifest: Option<Manifest>,
@@ -45,9 +49,20 @@ impl Snapshot {
         let history = History::read(&layout, &events)?;
         let Created { settings, run_toml, meta, .. } = history.created;
         let mut kept = read_manifests(&layout, &history.closed, &digests, settings.durable)?;
-        let (checkpoint, _) = newest_intact(&layout, &history.closed, &kept)?;
+        let (checkpoint, skipped) = newest_intact(&layout, &history.closed, &kept)?;
+        let closed = history.closed.keys().next_back().map_or(Round(0), |last| last.next());
         let manifest = checkpoint.as_ref().and_then(|c| kept.remove(&c.round));
-        Ok(Self { layout, run_toml, meta, checkpoint, events, published: history.published, manifest })
+        Ok(Self {
+            layout,
+            run_toml,
+            meta,
+            checkpoint,
+            skipped,
+            events,
+            closed,
+            published: history.published,
+            manifest,
+        })
     }
 
     /// Its paths.
