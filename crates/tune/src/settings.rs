@@ -65,6 +65,9 @@ pub enum Duration {
     Epochs(u32),
 }
 
+/// Sequences of one optimiser step at most: what it takes to name them is memory too, and a step of more never ends.
+const MOST_SEQUENCES: u64 = 1 << 20;
+
 /// [`TrainSettings`] that can be used.
 #[derive(Debug)]
 pub struct Train {
@@ -96,6 +99,14 @@ impl TrainSettings {
         let [micro, accumulate] = [self.micro_batch_size, self.gradient_accumulation_steps];
         expect(id, "micro_batch_size", f64::from(micro), "1 or more", micro > 0)?;
         expect(id, "gradient_accumulation_steps", f64::from(accumulate), "1 or more", accumulate > 0)?;
+        let batch = u64::from(micro) * u64::from(accumulate);
+        // a micro-batch alone is bounded by what clients hold
+        if accumulate > 1 && batch > MOST_SEQUENCES {
+            let why = format!(
+                "`micro_batch_size` × `gradient_accumulation_steps` is {batch} sequences a step; expected {MOST_SEQUENCES} at most"
+            );
+            return invalid(id, &why);
+        }
         expect(id, "max_grad_norm", self.max_grad_norm, "0 (off) or above", self.max_grad_norm >= 0.0)?;
         expect(id, "proximal", self.proximal, "0 (off) or above", self.proximal >= 0.0)?;
         let duration = match (self.local_steps, self.local_epochs) {

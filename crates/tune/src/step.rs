@@ -70,13 +70,19 @@ impl<B: Backend> OnWorker<'_, B> {
         let net = &*self.tuning.net();
         let mut sums = Loss::default();
         for (i, picks) in picks.chunks(micro).enumerate() {
+            if self.tuning.stopped() {
+                return Err(TuneError::Interrupted);
+            }
             fill(batch, &*recipe.objective, self.examples, picks)?;
             // a micro-batch without labels adds nothing, and the head has no rows to run on
             if batch.labels().is_empty() && batch.classes().is_empty() {
                 continue;
             }
             self.rows += batch.rows() as u64;
-            let seed = DropoutSeed { key: self.at.key, step: self.at.step * accumulate + i as u32 };
+            let seed = DropoutSeed {
+                key: self.at.key,
+                step: self.at.step.wrapping_mul(accumulate).wrapping_add(i as u32),
+            };
             let backend = self.tuning.backend();
             let dropout = dropout.then_some(seed);
             let loss = of(&mut Pass { backend, net, vectors, workspace, batch, dropout })?;

@@ -41,7 +41,9 @@ impl Recipe {
     pub fn local_steps(&self, sequences: usize) -> u32 {
         match self.train.duration {
             Duration::Steps(n) => n,
-            Duration::Epochs(n) => n * sequences.div_ceil(self.batch_size()) as u32,
+            Duration::Epochs(n) => {
+                n.saturating_mul(u32::try_from(sequences.div_ceil(self.batch_size())).unwrap_or(u32::MAX))
+            }
         }
     }
 

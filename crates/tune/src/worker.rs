@@ -64,8 +64,7 @@ impl<B: Backend> Worker<B> {
         let noise = recipe.estimator.law().map(|law| Perturbation::new(schema, law));
         let mut batch = net.batch();
         batch.reserve(shape.tokens, shape.segments);
-        let train = &recipe.train;
-        let picks = Vec::with_capacity((train.micro_batch_size * train.gradient_accumulation_steps) as usize);
+        let picks = Vec::with_capacity(recipe.batch_size());
         let anchor = recipe.train.proximal.map(|_| backend.alloc(schema.dim())).transpose()?;
         Ok(Self {
             workspace,

@@ -104,7 +104,7 @@ struct Sums {
 }
 
 impl<B: Backend> Alignment<B> {
-    /// `sides` with `adapter` in both, for batches of `micro` of `sequences`, compared at `places`.
+    /// `sides` with `adapter` in both, for batches of `micro` of `sequences` (of all, where there are fewer), compared at `places`.
     ///
     /// # Errors
     /// An adapter of another model; sequences longer than the models read; too little memory.
@@ -116,6 +116,9 @@ impl<B: Backend> Alignment<B> {
         places: HiddenAt,
     ) -> Result<Self, TuneError> {
         let Sides { backend, emulator, student, teacher, task } = sides;
+        // no batch has more
+        let most = sequences.iter().map(|s| s.len()).max().unwrap_or(0).max(1);
+        let micro = micro.min(u32::try_from(most).unwrap_or(u32::MAX));
         let shape = step_shape(sequences.iter().copied(), micro, 0);
         let longest = sequences.iter().flat_map(|s| s.iter()).map(Sequence::len).max().unwrap_or(1);
         let wiring = emulator.wire_middle(student.spec(), *task).map_err(MethodError::from)?;
