@@ -13,6 +13,7 @@ mod prediction;
 mod progress;
 mod remote;
 pub mod runfile;
+mod secret;
 mod session;
 mod study;
 

@@ -9,6 +9,7 @@ use antiphon_core::nearest;
 use toml::de::{DeTable, DeValue};
 
 use crate::error::{Failure, Kind};
+use crate::secret;
 
 /// Characters of a line that are shown.
 const LINE: usize = 160;
@@ -48,7 +49,7 @@ impl Source {
                     .is_some_and(|k| k == *word || value.trim_matches('"') == *word)
             };
             if let Some(item) = self.overrides.iter().find(own) {
-                return Failure::new(Kind::Settings, format_args!("override `{item}`: {message}"));
+                return overridden(item, &message);
             }
             if let Some(at) = self.find(section, Some(word)) {
                 return self.point(Some(at), &message);
@@ -80,13 +81,14 @@ impl Source {
 
     /// An error at the byte `at`; without one, about the file.
     pub fn point(&self, at: Option<usize>, message: &str) -> Failure {
+        let message = secret::conceal(message.to_owned(), &self.text);
         let Some(before) = at.and_then(|at| self.text.get(..at)).filter(|_| !self.text.is_empty()) else {
             return Failure::new(Kind::Settings, format_args!("{}: {message}", self.name));
         };
         let line = before.matches('\n').count();
         let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
         let mut text = format!("{}:{}:{column}: {message}", self.name, line + 1);
-        if let Some(source) = self.text.lines().nth(line) {
+        if let Some(source) = self.text.lines().nth(line).filter(|l| !secret::in_line(l)) {
             let (shown, cut) = match source.char_indices().nth(LINE) {
                 Some((end, _)) => (&source[..end], "…"),
                 None => (source, ""),
@@ -95,6 +97,12 @@ impl Source {
         }
         Failure::new(Kind::Settings, text)
     }
+}
+
+/// An error that the override `item` is to blame for.
+pub fn overridden(item: &str, message: &str) -> Failure {
+    let message = secret::conceal(message.to_owned(), item);
+    Failure::new(Kind::Settings, format_args!("override `{}`: {message}", secret::shown(item)))
 }
 
 /// What stands in backquotes, in order.
@@ -106,7 +114,14 @@ fn quoted(message: &str) -> Vec<&str> {
 pub fn plain(message: &str) -> String {
     let words = quoted(message);
     let unknown = message.contains("unknown field") || message.contains("unknown variant");
+    let from_file = "api_key_file";
     let near = match words.split_first() {
+        Some((word, known)) if unknown && secret::is_secret(word) && known.contains(&from_file) => {
+            let text = message.replace("unknown field", "unknown key");
+            return format!(
+                "{text} (no key is written here, where others may read it: put it into a file, and name that as `{from_file}`)"
+            );
+        }
         Some((word, known)) if unknown => nearest(word, known.iter().copied()),
         _ => None,
     };
@@ -171,6 +186,24 @@ mod tests {
         // an override of another key is not to blame for what the file says
         let found = blame(&["method.lora_r=4"], "method", "unknown field `lora_alfa`, expected `lora_r`");
         assert!(found.starts_with("run.toml:6:1: "), "{found}");
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        let text = "[oracle]\napi_key = \"sk-12345\"\n";
+        let unknown = "unknown field `api_key`, expected one of `endpoint`, `api_key_fd`, `api_key_file`";
+        let found = Source::new("run.toml", text, &[]).blame("oracle", unknown).message;
+        assert!(
+            found.starts_with("run.toml:2:1: ") && found.contains("name that as `api_key_file`"),
+            "{found}"
+        );
+        assert!(!found.contains("did you mean") && !found.contains("sk-"), "{found}");
+        let typed = "invalid type: string \"sk-12345\", expected u32";
+        let found = Source::new("run.toml", text, &[]).blame("oracle", typed).message;
+        assert!(!found.contains("sk-"), "{found}");
+        let item = "oracle.api_key=sk-12345".to_owned();
+        let found = Source::new("run.toml", "", &[item]).blame("oracle", unknown).message;
+        assert!(found.starts_with("override `oracle.api_key=…`: ") && !found.contains("sk-"), "{found}");
     }
 
     #[test]

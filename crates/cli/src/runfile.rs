@@ -13,7 +13,8 @@ pub use emulator::{EmulatorSection, PublicSettings};
 
 use crate::error::{Failure, Kind};
 use crate::oracle::OracleSettings;
-use crate::place::{Source, plain};
+use crate::place::{Source, overridden, plain};
+use crate::secret;
 
 /// A whole run file.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -328,9 +329,9 @@ pub fn parse(
 ) -> Result<Loaded, Failure> {
     let source = Source::new(name, text, overrides);
     let file: toml::Table = text.parse().map_err(|e| source.explain(&e))?;
-    let table = overridden(&file, overrides.iter())?;
+    let table = with(&file, overrides.iter())?;
     let mut settings = RunFile::deserialize(table).map_err(|e| match culprit(&file, overrides) {
-        Some(item) => Failure::new(Kind::Settings, format_args!("override `{item}`: {}", plain(e.message()))),
+        Some(item) => overridden(item, &plain(e.message())),
         // once more from the text, so that the error has its line
         None => source.explain(&toml::from_str::<RunFile>(text).err().unwrap_or(e)),
     })?;
@@ -342,10 +343,7 @@ pub fn parse(
 }
 
 /// `file` with every item in it.
-fn overridden<'a>(
-    file: &toml::Table,
-    items: impl Iterator<Item = &'a String>,
-) -> Result<toml::Table, Failure> {
+fn with<'a>(file: &toml::Table, items: impl Iterator<Item = &'a String>) -> Result<toml::Table, Failure> {
     let mut table = file.clone();
     for item in items {
         set(&mut table, item)?;
@@ -357,13 +355,16 @@ fn overridden<'a>(
 fn culprit<'a>(file: &toml::Table, overrides: &'a [String]) -> Option<&'a String> {
     overrides.iter().enumerate().find_map(|(i, item)| {
         let others = overrides.iter().enumerate().filter(|(k, _)| *k != i).map(|(_, other)| other);
-        let without = overridden(file, others).ok()?;
+        let without = with(file, others).ok()?;
         RunFile::deserialize(without).is_ok().then_some(item)
     })
 }
 
 /// More threads than any machine has cores only take memory.
 const MOST_WORKERS: usize = 1024;
+
+/// Without a pull there is no one answer to a calibration, and with one lost in rounding none is found.
+const LEAST_PENALTY: f64 = 1e-6;
 
 /// Values that are of the right type and still make no sense.
 fn check(s: &RunFile, name: &str) -> Result<(), Failure> {
@@ -389,8 +390,9 @@ fn check(s: &RunFile, name: &str) -> Result<(), Failure> {
         ));
     }
     if let Some(penalty) = s.eval.calibrate {
-        if !(penalty > 0.0 && penalty.is_finite()) {
-            return refuse("eval.calibrate", &penalty, "a number above 0");
+        if !(penalty >= LEAST_PENALTY && penalty.is_finite()) {
+            let expected = format!("{LEAST_PENALTY:e} or more, such as 0.1");
+            return refuse("eval.calibrate", &penalty, &expected);
         }
         if s.search.is_none() {
             return refuse(
@@ -458,7 +460,10 @@ fn set(table: &mut toml::Table, item: &str) -> Result<(), Failure> {
     let usage = |why: &str| {
         Failure::new(
             Kind::Usage,
-            format_args!("override `{item}`: {why}; write KEY=VALUE, such as train.learning_rate=1e-3"),
+            format_args!(
+                "override `{}`: {why}; write KEY=VALUE, such as train.learning_rate=1e-3",
+                secret::shown(item)
+            ),
         )
     };
     let (key, value) = item.split_once('=').ok_or_else(|| usage("there is no `=`"))?;

@@ -321,6 +321,38 @@ fn labels() {
 }
 
 #[test]
+fn a_secret_in_the_wrong_place_is_not_shown() {
+    let toy = Toy::new();
+    let search = ["search={id=\"bdpl\"}", "method={id=\"prompt\",num_virtual_tokens=3}"];
+    for item in ["oracle.api_key=sk-12345", "oracle.api_key_fd=sk-12345", "oracle={api_key=\"sk-12345\"}"] {
+        let ended = toy.antiphon(&[&["run", "run.toml", "--out", "a", item][..], &search].concat());
+        ended.says(SETTINGS, &["override `oracle"]);
+        assert!(!ended.err.contains("12345"), "{ended:?}");
+    }
+    let text = toy.read("run.toml");
+    for line in ["api_key = \"sk-12345\"", "api_key = sk-12345", "api_key_fd = \"sk-12345\""] {
+        toy.write("run.toml", format!("{text}\n[oracle]\n{line}\n"));
+        let ended = toy.antiphon(&["run", "run.toml", "--out", "a"]);
+        ended.says(SETTINGS, &["run.toml:"]);
+        assert!(!ended.err.contains("12345"), "{ended:?}");
+        if line.starts_with("api_key = \"") {
+            ended.says(SETTINGS, &["name that as `api_key_file`"]);
+        }
+    }
+}
+
+#[test]
+fn batches_that_no_machine_holds_are_refused() {
+    let toy = Toy::new();
+    toy.refused(
+        &["train.gradient_accumulation_steps=4000000000"],
+        SETTINGS,
+        &["gradient_accumulation_steps", "at most"],
+    );
+    toy.refused(&["train.gradient_accumulation_steps=1000000"], SETTINGS, &["2000000 sequences a step"]);
+}
+
+#[test]
 fn run_directories() {
     let toy = Toy::new();
     toy.run("runs/a", &["federation.num_rounds=1"]);

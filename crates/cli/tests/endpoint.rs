@@ -338,7 +338,8 @@ fn labels_are_calibrated_without_a_further_question() {
     let within = summary(&toy, "inside")["calibrated"]["calibrated"]["global"]["loss"].as_f64().unwrap();
     assert!((within - loss("calibrated")).abs() < 1e-4, "{within} {}", loss("calibrated"));
     for (key, word) in [
-        ("eval.calibrate=0", "above 0"),
+        ("eval.calibrate=0", "1e-6 or more"),
+        ("eval.calibrate=1e-300", "1e-6 or more"),
         ("data.split.validation=0", "data.split.validation"),
         ("data.verbalizer={}", "verbalizer"),
     ] {
