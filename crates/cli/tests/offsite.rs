@@ -358,6 +358,13 @@ fn bad_public_data_and_alignments_are_refused() {
         3,
         &["emulator.public", "0 public sequences", "larger `share`"],
     );
+    refused(
+        &["emulator.public={share=0.9999}"],
+        3,
+        &["emulator.public", "`share` = 0.9999", "smaller share"],
+    );
+    let most = ["emulator.public={share=0.25, validation=0.999}"];
+    refused(&most, 3, &["emulator.public", "`validation` = 0.999", "smaller share"]);
     refused(&["emulator.public={share=1.5}"], 3, &["share = 1.5", "below 1"]);
     refused(&["emulator.public={}"], 3, &["needs `path` or `share`"]);
     refused(&["emulator.public={path='a', share=0.1}"], 3, &["both `path` and `share`"]);
@@ -371,6 +378,28 @@ fn bad_public_data_and_alignments_are_refused() {
     refused(&[], 3, &["need [emulator.public]"]);
     toy.write("run.toml", text.replace("align_every = 1\n", ""));
     refused(&[], 3, &["needs `emulator.align_every`"]);
+}
+
+#[test]
+fn an_alignment_that_diverges_is_blamed_on_its_own_rate() {
+    let toy = fedbiot();
+    for (n, key) in ["distill", "align"].iter().enumerate() {
+        for rate in ["1e300", "1e30"] {
+            let out = format!("{n}-{rate}");
+            let rate = format!("emulator.{key}.learning_rate={rate}");
+            let words =
+                ["the alignment of the emulator diverged", &format!("emulator.{key}.learning_rate = 1e")];
+            toy.antiphon(&["run", "run.toml", "--out", &out, &rate]).says(7, &words);
+        }
+    }
+}
+
+#[test]
+fn a_batch_larger_than_the_public_data_is_all_of_them() {
+    let toy = fedbiot();
+    toy.run("all", &["emulator.distill.micro_batch_size=1000000000"]);
+    toy.run("some", &["emulator.distill.micro_batch_size=1000"]);
+    assert_eq!(toy.adapter("all"), toy.adapter("some"));
 }
 
 #[test]

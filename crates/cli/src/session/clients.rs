@@ -159,9 +159,33 @@ pub(crate) fn division(loaded: &Loaded) -> Result<Digest, Failure> {
     federation.map(|f| f.digest()).map_err(|e| refused(loaded, &e))
 }
 
+/// Why no client has enough, where the run file keeps a share of the data back.
+pub(crate) fn kept_too_much(file: &RunFile, mut failure: Failure) -> Failure {
+    if let KeptBack::Share(share) = kept_back(file) {
+        failure.message += &format!(
+            "\nemulator.public.share = {share} keeps that part of the training data from clients; a smaller share leaves them more"
+        );
+    }
+    failure
+}
+
 /// Settings that the data crate refuses are the run file's fault; of a path that is not there, the nearest one is named.
 fn refused(loaded: &Loaded, e: &DataError) -> Failure {
     let data = &loaded.settings.data;
+    match (e, kept_back(&loaded.settings)) {
+        (DataError::NothingLeft { public }, KeptBack::Share(share)) => {
+            let why = format!(
+                "`share` = {share} keeps back all {public} training examples, and clients have none; choose a smaller share, such as 0.1"
+            );
+            return loaded.source.blame("emulator.public", &why);
+        }
+        (DataError::Partition(why), KeptBack::Share(_)) if !matches!(why, PartitionError::Config(_)) => {
+            let failure =
+                Err::<(), _>(e).fail(Kind::Data).err().unwrap_or_else(|| Failure::new(Kind::Data, e));
+            return kept_too_much(&loaded.settings, failure);
+        }
+        _ => {}
+    }
     match e {
         DataError::TooFew(_) | DataError::NothingLeft { .. } => {
             let key = public_key(&loaded.settings);

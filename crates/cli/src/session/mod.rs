@@ -173,7 +173,7 @@ impl Session {
         recipe.estimator.check(&wiring, &*recipe.optimizer, &recipe.train).blame(&loaded, "estimator")?;
         let personal = Personal::of(file, &wiring)?;
         if file.search.is_none() {
-            enough(&gathered.people, &recipe)?;
+            enough(&gathered.people, &recipe, file)?;
         }
         check_calibration(file, gathered.label_words.as_deref(), &gathered.people)?;
         check_choice(file, evaluate::validates(&gathered.people, &gathered.common))?;
@@ -436,13 +436,15 @@ fn train(file: &RunFile) -> TrainSettings {
 }
 
 /// Refuses a client with fewer sequences than a micro-batch, before anything of a micro-batch's size is made.
-fn enough(people: &[Person], recipe: &Recipe) -> Result<(), Failure> {
+fn enough(people: &[Person], recipe: &Recipe, file: &RunFile) -> Result<(), Failure> {
     let expected = recipe.train.micro_batch_size as usize;
     for p in people {
         let found = p.train.sequences.len();
         if found < expected {
             let few = TuneError::FewExamples { client: p.id, found, expected };
-            return Err(few).fail_at(Kind::Data, format_args!("`{}`", p.name));
+            return Err(few)
+                .fail_at(Kind::Data, format_args!("`{}`", p.name))
+                .map_err(|f| clients::kept_too_much(file, f));
         }
     }
     Ok(())

@@ -353,9 +353,27 @@ impl Session {
         let held = aligner.state().held.clone();
         let before = both.distance(&held, held_out, &self.stop).map_err(stopped)?;
         let key = (self.file().run.seed, round, who);
-        both.train(phi, how, train, key, &self.stop).map_err(stopped)?;
+        let diverged = |what: &str| {
+            let section = if who == DISTILLER { "distill" } else { "align" };
+            let rate = how.learning_rate;
+            let why = format!(
+                "the alignment of the emulator diverged: {what}; emulator.{section}.learning_rate = {rate:e} is too large"
+            );
+            Failure::new(Kind::Federation, why)
+        };
+        both.train(phi, how, train, key, &self.stop).map_err(|e| match e {
+            TuneError::NotFinite { .. } => diverged(&e.to_string()),
+            e => stopped(e),
+        })?;
+        if !phi.iter().all(|v| v.is_finite()) {
+            return Err(diverged("a weight is not finite"));
+        }
         let (held, bytes) = send(&held, phi)?;
         let after = both.distance(&held, held_out, &self.stop).map_err(stopped)?;
+        // a later client must not be blamed for it
+        if ![Some(after.hidden), after.kl, after.loss].into_iter().flatten().all(f64::is_finite) {
+            return Err(diverged("its distance to the model is not finite"));
+        }
         let trained_on = both.distance(&held, train, &self.stop).map_err(stopped)?;
         Ok(Record {
             before: distance(before),

@@ -33,7 +33,14 @@ impl Public {
     ) -> Result<Self, Failure> {
         let found = sequences.len();
         let held = ((settings.validation * found as f64).round() as usize).max(1);
-        if found < held + 1 {
+        if found > 1 && found <= held {
+            let why = format!(
+                "`validation` = {} of {found} public sequences leaves none to align on; choose a smaller share, such as 0.2",
+                settings.validation
+            );
+            return Err(loaded.source.blame("emulator.public", &why));
+        }
+        if found < 2 {
             let why = format!(
                 "{found} public sequences, and two are the least: one to align on and one to measure on; name more \
                  data, or a larger `share`"
