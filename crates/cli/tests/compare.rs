@@ -162,6 +162,31 @@ fn cells_of_other_settings_or_data_are_refused() {
 }
 
 #[test]
+fn a_cell_with_a_damaged_file_is_not_compared() {
+    let small = "base = \"run.toml\"\nseeds = [1]\n[set]\n\"federation.num_rounds\" = 2\n[grid]\n\"train.learning_rate\" = [1e-3]\n";
+    let toy = toy(small);
+    let compare = || toy.antiphon(&["compare", "study.toml", "--out", "s"]);
+    compare().says(0, &[]);
+    let dir =
+        std::fs::read_dir(toy.path("s")).unwrap().map(|e| e.unwrap().path()).find(|p| p.is_dir()).unwrap();
+    let cell = format!("s/{}/seed-1", dir.file_name().unwrap().to_string_lossy());
+    let (metrics, summary) = (format!("{cell}/metrics.jsonl"), format!("{cell}/summary.json"));
+    let whole = toy.read(&metrics);
+    let first = whole.find('\n').unwrap() + 1;
+    for damaged in ["", &whole[..first], &whole[first..]] {
+        toy.write(&metrics, damaged);
+        compare().says(RUN_DIR, &["seed 1", &metrics, "line ", "remove"]);
+    }
+    std::fs::remove_file(toy.path(&metrics)).unwrap();
+    compare().says(RUN_DIR, &[&metrics, "line 1: nothing"]);
+    toy.write(&metrics, &whole);
+    toy.write(&summary, "{");
+    compare().says(RUN_DIR, &[&summary, &format!("antiphon resume {cell}")]);
+    toy.antiphon(&["resume", &cell]).says(0, &["written again"]);
+    compare().says(0, &["nothing is left"]);
+}
+
+#[test]
 fn what_cannot_be_compared_is_refused_before_anything_runs() {
     let head = "base = \"run.toml\"\nseeds = [1]\n";
     for (rest, words) in [

@@ -214,6 +214,51 @@ fn the_best_round_outlives_the_process_that_saw_it() {
     }
 }
 
+/// Questions that a kill undid were spent, but are no work of the run: neither on its axis nor in its line of random search.
+#[test]
+fn a_round_done_again_asks_no_more() {
+    let search = [
+        "method={id=\"prompt\",num_virtual_tokens=3,prompt_tuning_init=\"random\"}",
+        "search={id=\"bdpl\",candidates=\"the cat sat on the mat and the dog\",samples=4,batch_size=3,learning_rate=0.05,\
+         loss=\"nll\"}",
+        "federation.num_rounds=8",
+    ];
+    for endpoint in [&[][..], &["oracle={endpoint=\"embedded\",access=\"logprobs\"}"]] {
+        let toy = Toy::new();
+        let overrides = [&search, endpoint].concat();
+        toy.run("whole", &overrides);
+        let mut child = start_until(&toy, "killed", &overrides, 4);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!toy.path("killed/latest").exists(), "it was too late to kill");
+        // closed, and done again
+        let rounds = std::fs::read_dir(toy.path("killed/rounds")).unwrap().map(|e| e.unwrap().path());
+        std::fs::remove_dir_all(rounds.max().unwrap()).unwrap();
+        toy.antiphon(&["resume", "killed"]).says(0, &["is done again"]);
+        let asked = |run: &str| -> Vec<u64> {
+            let lines = toy.read(&format!("{run}/metrics.jsonl"));
+            let spent = |line: &str| {
+                let record: serde_json::Value = serde_json::from_str(line).unwrap();
+                let number = |key: &str| record["spent"][key].as_u64().unwrap();
+                number("examples") + number("cache_hits")
+            };
+            lines.lines().map(spent).collect()
+        };
+        assert_eq!(asked("killed"), asked("whole"), "{endpoint:?}");
+        let queries = |run: &str| {
+            let q = &toy.summary(run)["queries"];
+            q["examples"].as_u64().unwrap() + q["cache_hits"].as_u64().unwrap()
+        };
+        assert!(queries("killed") > queries("whole"), "nothing was undone: {endpoint:?}");
+        let luck = |run: &str| {
+            let mut line = toy.summary(run)["baselines"]["random_search"].clone();
+            line.as_object_mut().unwrap().remove("seconds").unwrap();
+            line
+        };
+        assert_eq!(luck("killed"), luck("whole"), "{endpoint:?}");
+    }
+}
+
 /// What clients learnt in an attempt that did not count is in no checkpoint, so a run that goes on must not know it
 /// either.
 #[test]
@@ -265,6 +310,102 @@ fn a_finished_run_is_left_alone() {
     std::fs::remove_dir_all(toy.path("a/latest")).unwrap();
     toy.antiphon(&["resume", "a"]).says(0, &["writing the model"]);
     assert_eq!(toy.adapter("a"), adapter);
+}
+
+#[test]
+fn what_a_finished_run_has_lost_is_written_again() {
+    let toy = Toy::new();
+    toy.run("a", &[]);
+    let (latest, summary) = (snapshot(&toy.path("a/latest")), toy.summary("a"));
+    let export = |to: &str| toy.antiphon(&["export", "a", "--to", "peft", "--out", to]);
+    let again = |words: &[&str]| {
+        toy.antiphon(&["resume", "a"]).says(0, words);
+        assert_eq!(snapshot(&toy.path("a/latest")), latest);
+        let now = toy.summary("a");
+        for key in ["digest", "federated", "baselines", "traffic"] {
+            let strip = |mut v: serde_json::Value| {
+                v.get_mut("zero_shot").and_then(|z| z.as_object_mut()).map(|z| z.remove("seconds"));
+                v
+            };
+            assert_eq!(strip(now[key].clone()), strip(summary[key].clone()), "{key}");
+        }
+        toy.antiphon(&["resume", "a"]).says(0, &["nothing was changed"]);
+    };
+    // weights that are not the run's
+    let path = toy.path("a/latest/adapter_model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let words = ["adapter_model.safetensors` is not what the run wrote", "antiphon resume a", "--adapter"];
+    export("x").says(RUN_DIR, &words);
+    let generate =
+        |with: &[&str]| toy.antiphon(&[&["generate", "a", "--prompt", "the cat"][..], with].concat());
+    generate(&[]).says(RUN_DIR, &words);
+    generate(&["--adapter", "a/latest"]).says(0, &[]);
+    again(&["is not what the run wrote", "written again"]);
+    // nothing at all
+    std::fs::remove_dir_all(toy.path("a/latest")).unwrap();
+    std::fs::create_dir(toy.path("a/latest")).unwrap();
+    export("x").says(RUN_DIR, &["` is gone", "antiphon resume a"]);
+    again(&["` is gone", "written again"]);
+    // half a summary
+    let text = toy.read("a/summary.json");
+    toy.write("a/summary.json", &text[..text.len() / 2]);
+    toy.antiphon(&["doctor", "a"]).says(RUN_DIR, &["a/summary.json", "antiphon resume a"]);
+    again(&["summary.json", "written again"]);
+    export("x").says(0, &[]);
+}
+
+#[test]
+fn a_damaged_history_is_refused_by_its_line() {
+    let toy = Toy::new();
+    toy.run("whole", &LONGER);
+    let mut child = start_until(&toy, "a", &LONGER, 4);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!toy.path("a/latest").exists(), "it was too late to kill");
+    let text = toy.read("a/metrics.jsonl");
+    let first = text.find('\n').unwrap() + 1;
+    let before = snapshot(&toy.path("a/rounds"));
+    for (damaged, line) in [
+        (text[first..].to_owned(), "line 1: the record of round 1"),
+        (format!("garbage\n{}", &text[first..]), "line 1: no record"),
+        (String::new(), "line 1: nothing"),
+    ] {
+        toy.write("a/metrics.jsonl", damaged);
+        for command in ["resume", "doctor"] {
+            toy.antiphon(&[command, "a"]).says(RUN_DIR, &["metrics.jsonl", line, "round 0 must be"]);
+        }
+        assert_eq!(snapshot(&toy.path("a/rounds")), before);
+    }
+    // what a kill leaves of a round that is not closed is none
+    toy.write("a/metrics.jsonl", format!("{text}{{\"round\":"));
+    toy.antiphon(&["resume", "a"]).says(0, &["continuing at round"]);
+    assert_eq!(left(&toy, "a"), left(&toy, "whole"));
+    // twice the same
+    let text = toy.read("a/metrics.jsonl");
+    toy.write("a/metrics.jsonl", text.repeat(2));
+    toy.antiphon(&["doctor", "a"]).says(RUN_DIR, &["line 11: the record of round 0"]);
+    // the way out that the message names
+    toy.write("a/metrics.jsonl", &text[first..]);
+    toy.antiphon(&["resume", "a"]).says(RUN_DIR, &["from 00000 on in `rounds`"]);
+    std::fs::remove_dir_all(toy.path("a/rounds")).unwrap();
+    std::fs::create_dir(toy.path("a/rounds")).unwrap();
+    toy.antiphon(&["resume", "a"]).says(0, &["is done again"]);
+    assert_eq!(left(&toy, "a"), left(&toy, "whole"));
+}
+
+/// An older checkpoint is not taken for the newest without a word.
+#[test]
+fn evaluating_an_older_checkpoint_is_said() {
+    let toy = Toy::new();
+    toy.run("a", &[]);
+    assert!(toy.antiphon(&["eval", "a"]).out.starts_with("a after round 4\n"));
+    let newest = std::fs::read_dir(toy.path("a/rounds")).unwrap().map(|e| e.unwrap().path()).max().unwrap();
+    std::fs::write(newest.join("checkpoint.json"), "{").unwrap();
+    let ended = toy.antiphon(&["eval", "a"]);
+    ended.says(0, &["round 3 is left out", "checkpoint.json"]);
+    assert!(ended.out.starts_with("a after round 3\n"), "{ended:?}");
 }
 
 #[test]

@@ -177,6 +177,15 @@ pub struct Spent {
     pub cost_micros: u64,
 }
 
+impl Spent {
+    /// What the search asked: examples under one candidate, answered by the oracle or from the cache. A round that is done again
+    /// after a kill finds its answers in the cache, and has asked as much as before.
+    #[must_use]
+    pub fn queries(&self) -> u64 {
+        self.examples.saturating_add(self.cache_hits)
+    }
+}
+
 /// How far a search has gone, of what its method has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Gauge {
@@ -244,10 +253,10 @@ pub struct RoundRecord {
 }
 
 impl RoundRecord {
-    /// Example forwards of the round, of training or of a search: what a ledger counted leaves out what was not asked twice.
+    /// Example forwards of the round, of training or of a search ([`Spent::queries`]).
     #[must_use]
     pub fn worked(&self) -> Option<u64> {
-        self.spent.map(|s| s.examples).or(self.forwards)
+        self.spent.map(|s| s.queries()).or(self.forwards)
     }
 }
 
@@ -307,6 +316,16 @@ mod tests {
     fn the_line_is_stable() {
         let line = serde_json::to_string(&minimal()).unwrap();
         insta::assert_snapshot!(line, @r#"{"round":3,"cohort":[1,4],"clients":[{"client":1,"status":"counted","examples":40,"train_loss":2.25,"update_norm":0.5},{"client":4,"status":"refused","reason":"schema digest","train_loss":null}],"train_loss":2.25,"eval":{"split":"validation","global":{"loss":2.5,"examples":9,"tokens":90},"per_client":{"1":{"examples":0,"tokens":0}}}}"#);
+    }
+
+    /// A round done again after a kill is answered from the cache, and is no less work.
+    #[test]
+    fn answers_from_the_cache_are_work_too() {
+        let spent = |examples, cache_hits| Some(Spent { examples, cache_hits, ..Spent::default() });
+        let first = RoundRecord { spent: spent(90, 0), ..minimal() };
+        let again = RoundRecord { spent: spent(30, 60), ..minimal() };
+        assert_eq!((first.worked(), again.worked()), (Some(90), Some(90)));
+        assert_eq!(RoundRecord { forwards: Some(7), ..minimal() }.worked(), Some(7));
     }
 
     #[test]

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use antiphon_model::adapter::{self, Adapter};
 use antiphon_model::export::read_head;
 use antiphon_model::{Base, Tokenizer};
-use antiphon_store::{Layout, Snapshot};
+use antiphon_report::Summary;
+use antiphon_store::{Layout, Snapshot, StoreError, verify_latest};
 
-use crate::error::{Fail, Failure, Kind};
+use crate::error::{Fail, Failure, Kind, store};
 use crate::runfile::{self, Loaded};
-use crate::session::{Tokens, open_base};
+use crate::session::{self, Tokens, open_base};
 
 /// A model that somebody named: a Hugging Face directory, or a run directory.
 pub(super) struct Named {
@@ -40,8 +41,16 @@ pub(super) fn is_run(path: &Path) -> bool {
 
 /// Opens what `model` names, with the adapter in `adapter` instead of its own.
 pub(super) fn open(model: &Path, adapter: Option<&Path>) -> Result<Named, Failure> {
-    let run = if is_run(model) { Some(look(model)?.1) } else { None };
-    run.as_ref().map_or(Ok(()), here)?;
+    let run = if is_run(model) {
+        let (snapshot, loaded) = look(model)?;
+        here(&loaded)?;
+        if adapter.is_none() {
+            unaltered(&snapshot)?;
+        }
+        Some(loaded)
+    } else {
+        None
+    };
     let latest = Layout::new(model).latest();
     let tuned_whole = latest.join("config.json").is_file();
     let base = match &run {
@@ -76,6 +85,22 @@ fn checkpoint(dir: &Path) -> Result<Base, Failure> {
     Base::open(&dir.display().to_string(), 0).fail(Kind::Model)
 }
 
+/// Refuses a run whose `latest/` is no longer what it wrote.
+fn unaltered(run: &Snapshot) -> Result<(), Failure> {
+    verify_latest(run.layout(), &run.events).map_err(|e| {
+        let mut failure = store(&e);
+        if matches!(e, StoreError::Altered { .. }) {
+            let (root, latest) = (run.layout().root().display(), run.layout().latest());
+            let (message, latest) = (failure.message, latest.display());
+            failure.message = format!(
+                "{message}; `antiphon resume {root}` writes it again, and `--adapter {latest}`, or {latest} as the model where all \
+                 of it was tuned, takes it as it is"
+            );
+        }
+        failure
+    })
+}
+
 /// `latest/` of a run, which is there once the run has ended.
 fn published(run: &Path, latest: PathBuf) -> Result<PathBuf, Failure> {
     if latest.join("adapter_config.json").is_file() {
@@ -101,4 +126,16 @@ pub(super) fn look(dir: &Path) -> Result<(Snapshot, Loaded), Failure> {
 /// Where relative paths of a run's file start.
 pub(super) fn directory(meta: &serde_json::Value) -> PathBuf {
     PathBuf::from(meta.get("directory").and_then(serde_json::Value::as_str).unwrap_or_default())
+}
+
+/// The summary of a run that has ended; `None` of one that has not.
+pub(super) fn summary(layout: &Layout) -> Result<Option<Summary>, Failure> {
+    let path = layout.summary();
+    if !path.is_file() {
+        return Ok(None);
+    }
+    session::summary(layout).map(Some).map_err(|mut f| {
+        f.message = format!("{}\n`antiphon resume {}` writes it again", f.message, layout.root().display());
+        f
+    })
 }

@@ -2,12 +2,13 @@
 #![allow(clippy::print_stdout, reason = "the result of the command")]
 
 use antiphon_report::doctor::{self, Run};
-use antiphon_report::{RoundRecord, Summary, terminal};
-use antiphon_store::{Layout, read_metrics};
+use antiphon_report::{RoundRecord, terminal};
+use antiphon_store::{Layout, Snapshot, read_rounds};
 use serde_json::json;
 
+use super::common;
 use crate::args::Doctor;
-use crate::error::{Fail, Failure, Kind};
+use crate::error::{Failure, Kind, store};
 
 pub(super) fn run(a: &Doctor, json: bool) -> Result<(), Failure> {
     let layout = Layout::new(&a.run);
@@ -20,11 +21,10 @@ pub(super) fn run(a: &Doctor, json: bool) -> Result<(), Failure> {
             ),
         ));
     }
-    let rounds: Vec<RoundRecord> = match layout.metrics().is_file() {
-        true => read_metrics(&layout.metrics()).fail(Kind::RunDir)?,
-        false => Vec::new(),
-    };
-    let summary = summary(&layout)?;
+    // first what is closed, then the records, since the run may be under way
+    let closed = Snapshot::read(&a.run).map_err(|e| store(&e))?.closed;
+    let rounds: Vec<RoundRecord> = read_rounds(&layout.metrics(), closed).map_err(|e| store(&e))?;
+    let summary = common::summary(&layout)?;
     let findings = doctor::examine(&Run { rounds: &rounds, summary: summary.as_ref() });
     if json {
         let finished = summary.is_some();
@@ -36,14 +36,4 @@ pub(super) fn run(a: &Doctor, json: bool) -> Result<(), Failure> {
     println!("{}: {} rounds, {state}", a.run.display(), rounds.len());
     print!("{}", terminal::findings(&findings));
     Ok(())
-}
-
-/// The summary of a run that has ended.
-fn summary(layout: &Layout) -> Result<Option<Summary>, Failure> {
-    let path = layout.summary();
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let text = std::fs::read_to_string(&path).fail_at(Kind::Storage, path.display())?;
-    serde_json::from_str(&text).map(Some).fail_at(Kind::RunDir, path.display())
 }

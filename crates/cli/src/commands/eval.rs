@@ -26,6 +26,9 @@ pub(super) fn run(a: &Eval, quiet: bool, json: bool) -> Result<(), Failure> {
         (None, runfile::load(&a.run, &[])?)
     };
     common::here(&loaded)?;
+    for (round, why) in snapshot.iter().filter(|_| a.adapter.is_none()).flat_map(|s| &s.skipped) {
+        progress.note(&format!("{round} is left out, an older one is evaluated: {why}"));
+    }
     let session = Session::open_with(loaded, a.adapter.as_deref(), &progress, stop)?;
     progress.stage("evaluating");
     let (what, eval) = match (&a.adapter, &snapshot) {

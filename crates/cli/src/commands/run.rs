@@ -10,7 +10,7 @@ use std::time::Instant;
 use antiphon_core::Round;
 use antiphon_report::terminal;
 use antiphon_sim::Start;
-use antiphon_store::{Resume, RunDir, Settings, diff};
+use antiphon_store::{Resume, RunDir, Settings, diff, verify_latest};
 use serde_json::json;
 
 use crate::args::{self, Run};
@@ -18,6 +18,7 @@ use crate::error::{Fail, Failure, Kind, store};
 use crate::progress::Progress;
 use crate::remote::Draft;
 use crate::runfile::{self, Loaded};
+use crate::secret;
 use crate::session::{self, Chosen, Course, Hand, Pin, Session, Trial, execute, unix_ms};
 
 /// A fresh run.
@@ -188,11 +189,13 @@ pub(super) fn resume(a: &args::Resume, quiet: bool, json: bool) -> Result<(), Fa
     }
     refuse_results(&a.overrides)?;
     let loaded = runfile::parse(dir.run_toml(), &place, &a.overrides, base, "run")?;
-    if finished(&dir, &from, loaded.settings.federation.num_rounds) {
-        return show_finished(&dir, loaded.settings.federation.num_rounds, quiet, json);
+    let rounds_wanted = loaded.settings.federation.num_rounds;
+    let progress = Progress::new(u64::from(rounds_wanted), quiet);
+    if finished(&dir, &from, rounds_wanted, &progress)? {
+        progress.finish();
+        return show_finished(&dir, rounds_wanted, quiet, json);
     }
     dir.commit().map_err(|e| store(&e))?;
-    let progress = Progress::new(u64::from(loaded.settings.federation.num_rounds), quiet);
     for (round, error) in &from.skipped {
         progress.note(&format!("{round} is done again: {error}"));
     }
@@ -234,7 +237,8 @@ fn refuse_results(overrides: &[String]) -> Result<(), Failure> {
         Some(item) => Err(Failure::new(
             Kind::Usage,
             format_args!(
-                "override `{item}`: a resumed run goes on as it was begun; what may change is {}…",
+                "override `{}`: a resumed run goes on as it was begun; what may change is {}…",
+                secret::shown(item),
                 RESUMABLE.join(", ")
             ),
         )),
@@ -242,15 +246,32 @@ fn refuse_results(overrides: &[String]) -> Result<(), Failure> {
 }
 
 /// Whether the last round is closed and everything that a run leaves is written.
-fn finished(dir: &RunDir, from: &Resume, num_rounds: u32) -> bool {
+fn finished(dir: &RunDir, from: &Resume, num_rounds: u32, progress: &Progress) -> Result<bool, Failure> {
     let last = num_rounds.checked_sub(1).map(Round);
     // the row is written after the report, which is the last file
     let published = from.events.iter().rev().find(|e| e.kind == "published");
     let of_the_last =
         published.is_some_and(|e| serde_json::from_str::<Option<Round>>(&e.json).is_ok_and(|r| r == last));
     let layout = dir.layout();
-    let files = [layout.summary(), layout.report(), layout.latest()];
-    from.next.0 >= num_rounds && of_the_last && files.iter().all(|f| f.exists())
+    let files = [layout.report(), layout.latest()];
+    let ended = from.next.0 >= num_rounds && of_the_last;
+    if !(ended && files.iter().all(|f| f.exists())) {
+        return Ok(false);
+    }
+    // what is damaged is written again
+    for damaged in
+        [session::summary(layout).err(), verify_latest(layout, &from.events).err().map(|e| store(&e))]
+    {
+        match damaged {
+            Some(why) if why.kind == Kind::RunDir => {
+                progress.note(&format!("{why}: the results are written again"));
+                return Ok(false);
+            }
+            Some(why) => return Err(why),
+            None => {}
+        }
+    }
+    Ok(true)
 }
 
 /// Says that there is nothing to do, and where the results are.

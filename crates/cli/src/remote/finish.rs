@@ -118,7 +118,7 @@ fn luck(run: &Remote, rounds: &[RoundRecord]) -> Result<Line, Failure> {
     let begun = Instant::now();
     let all: Vec<Question> =
         run.draft.questions(Part::Train).values().flat_map(|q| q.iter().cloned()).collect();
-    let asked: u64 = rounds.iter().filter_map(|r| r.spent).map(|s| s.examples + s.cache_hits).sum();
+    let asked: u64 = rounds.iter().filter_map(|r| r.spent).map(|s| s.queries()).sum();
     let candidates = (asked / all.len().max(1) as u64).max(1);
     let seed = run.draft.file().run.seed;
     let mut stream = Stream::keyed(seed, Purpose::Search, None, None, "random search");

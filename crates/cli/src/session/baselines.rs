@@ -11,7 +11,7 @@ use std::time::Instant;
 use antiphon_algo::LocalWork;
 use antiphon_core::{ClientId, Round};
 use antiphon_data::Sequence;
-use antiphon_report::{Baseline as Line, Baselines, LocalOnly, Metrics, Waypoint};
+use antiphon_report::{Baseline as Line, Baselines, LocalOnly, Metrics, RoundRecord, Waypoint};
 use antiphon_tune::Client;
 
 use super::Session;
@@ -20,12 +20,17 @@ use crate::error::{Fail, Failure, Kind};
 use crate::progress::Progress;
 use crate::runfile::Baseline;
 
-/// Runs the baselines that the run file asks for.
-pub(crate) fn run(session: &Session, rounds: u32, progress: &Progress) -> Result<Baselines, Failure> {
+/// Runs the baselines that the run file asks for, with as much work as the rounds in `past` were.
+pub(crate) fn run(
+    session: &Session,
+    past: &[RoundRecord],
+    rounds: u32,
+    progress: &Progress,
+) -> Result<Baselines, Failure> {
     let mut out = Baselines::default();
     if let Some(search) = session.searching.as_ref().filter(|_| session.file().eval.random_search) {
         progress.stage("baseline: random search with as many queries");
-        out.random_search = Some(search.luck(session)?);
+        out.random_search = Some(search.luck(session, past)?);
     }
     for baseline in &session.file().eval.baselines {
         match baseline {
@@ -99,7 +104,8 @@ fn local_only(session: &Session, rounds: u32, progress: &Progress) -> Result<Loc
         }
         on_union.insert(id, eval.global);
     }
-    let steps = session.people.iter().map(|p| session.local_steps(p)).max().map(|s| u64::from(s * rounds));
+    let steps =
+        session.people.iter().map(|p| session.local_steps(p)).max().map(|s| u64::from(s) * u64::from(rounds));
     Ok(LocalOnly { steps, on_union, on_own, seconds: Some(begun.elapsed().as_secs_f64()) })
 }
 

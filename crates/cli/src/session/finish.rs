@@ -12,12 +12,12 @@ use antiphon_report::html::{self, Report};
 use antiphon_report::{
     Baselines, Calibrated, Queries, RoundRecord, RunFacts, SUMMARY_SCHEMA, Summary, Traffic,
 };
-use antiphon_store::{Event, RunDir, StoreError, read_metrics};
+use antiphon_store::{Event, Layout, RunDir, StoreError, read_rounds};
 
 use super::calibration::calibrated;
 use super::{Course, Outcome, Session, baselines, clients, digest, offsite, unix_ms};
 use crate::args::Part;
-use crate::error::{Fail, Failure, Kind};
+use crate::error::{Fail, Failure, Kind, store};
 use crate::machine;
 use crate::prediction::Prediction;
 use crate::progress::Progress;
@@ -39,11 +39,11 @@ pub(super) fn finish(
     progress.stage("testing the federated model");
     let federated = session.evaluate(&outcome.theta, Part::Test)?;
     let off_site = offsite::numbers(session, dir, outcome, &federated, progress)?;
-    let baselines = baselines::run(session, outcome.rounds_done, progress)?;
+    let past = Past::of(dir, course)?;
+    let baselines = baselines::run(session, &past.rounds, outcome.rounds_done, progress)?;
 
     progress.stage("writing the model and the report");
     publish(session, dir, &outcome.theta)?;
-    let past = Past::of(dir, course)?;
     let file = session.file();
     let summary = Summary {
         federated: (federated.global.examples > 0).then_some(federated),
@@ -102,7 +102,8 @@ pub(crate) struct Past {
 
 impl Past {
     pub(crate) fn of(dir: &RunDir, course: Course<'_>) -> Result<Self, Failure> {
-        let rounds: Vec<RoundRecord> = read_metrics(&dir.layout().metrics()).fail(Kind::RunDir)?;
+        let rounds: Vec<RoundRecord> =
+            read_rounds(&dir.layout().metrics(), dir.next_round()).map_err(|e| store(&e))?;
         // rounds done before a resume were timed by the process that did them
         let before = course.resumed_at.last().map_or(0, |r| *r as usize);
         let earlier = rounds
@@ -151,6 +152,13 @@ pub(crate) fn conclude(
     dir.write_report(&page).fail(Kind::Storage)?;
     dir.commit().fail(Kind::Storage)?;
     Ok(Finished { summary, findings })
+}
+
+/// The summary that [`conclude`] wrote.
+pub(crate) fn summary(layout: &Layout) -> Result<Summary, Failure> {
+    let path = layout.summary();
+    let text = std::fs::read_to_string(&path).fail_at(Kind::Storage, path.display())?;
+    serde_json::from_str(&text).fail_at(Kind::RunDir, path.display())
 }
 
 /// A failure inside [`RunDir::publish`].

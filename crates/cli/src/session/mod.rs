@@ -55,7 +55,7 @@ pub(crate) use chosen::{Chosen, check as check_choice, figure};
 pub(crate) use clients::{Person, division, gather, inline, kept_back, shown};
 pub(crate) use evaluate::split;
 pub(crate) use execute::{ClientState, Outcome, execute, resume};
-pub(crate) use finish::{Finished, Past, asked, conclude, publish_with, resumed_at};
+pub(crate) use finish::{Finished, Past, asked, conclude, publish_with, resumed_at, summary};
 pub(crate) use offsite::OffSite;
 pub(crate) use paid::open_ledger;
 pub(crate) use personal::Personal;

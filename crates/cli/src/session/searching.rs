@@ -20,7 +20,7 @@ use antiphon_oracle::ledger::{Ledger, Metered};
 use antiphon_oracle::search::{self, Ground, PromptOf, Purse, Search, SearchError, Seeker};
 use antiphon_oracle::task::{Loss, Question};
 use antiphon_oracle::{Access, EmbedOracle, Grant, Label, OracleError, ScoreQuery, Soft, Usage};
-use antiphon_report::{Baseline as Line, Gauge, Waypoint};
+use antiphon_report::{Baseline as Line, Gauge, RoundRecord, Waypoint};
 use antiphon_tune::{Tuning, method};
 
 use super::calibration::{Heard, Said};
@@ -276,13 +276,13 @@ impl Searching {
         Ok(rows)
     }
 
-    /// Random search with as many queries as the run has spent, on everybody's examples in one place: the line that every
-    /// search must beat. Not paid from the run's budget.
-    pub(crate) fn luck(&self, session: &Session) -> Result<Line, Failure> {
+    /// Random search with as many queries as `rounds` have asked, cached ones included, on everybody's examples in one place: the
+    /// line that every search must beat. Not paid from the run's budget. What a kill undid was spent, and is not counted.
+    pub(crate) fn luck(&self, session: &Session, rounds: &[RoundRecord]) -> Result<Line, Failure> {
         let begun = Instant::now();
         let all: Vec<Question> = self.questions.values().flat_map(|q| q.iter().cloned()).collect();
-        let spent = self.spent();
-        let candidates = ((spent.examples + spent.cache_hits) / all.len().max(1) as u64).max(1);
+        let asked: u64 = rounds.iter().filter_map(|r| r.spent).map(|s| s.queries()).sum();
+        let candidates = (asked / all.len().max(1) as u64).max(1);
         let grant = Grant::Embeddings(Arc::clone(&self.oracle)).at_most(session.file().oracle.access);
         let mut stream = Stream::keyed(session.file().run.seed, Purpose::Search, None, None, "random search");
         let luck =

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use antiphon_core::{Digest, Round};
+use antiphon_report::RoundRecord;
 use antiphon_report::study::{Cell, Division, Measured, STUDY_SCHEMA, Status, Study, Variant as Shown};
-use antiphon_report::{RoundRecord, Summary};
-use antiphon_store::{Change, Layout, Snapshot, diff, read_metrics};
+use antiphon_store::{Change, Layout, Snapshot, diff, read_rounds};
 
 use super::file::StudyFile;
 use super::variants::{Variant, variants};
-use crate::error::{Fail, Failure, Kind};
+use crate::error::{Fail, Failure, Kind, store};
 use crate::runfile::{self, Loaded};
 use crate::session;
 
@@ -110,10 +110,20 @@ pub(crate) fn plan(file: &StudyFile, out: &Path) -> Result<Planned, Failure> {
 /// Reads a cell that has ended into `study`.
 pub(crate) fn gather(study: &mut Study, work: &Work) -> Result<(), Failure> {
     let layout = Layout::new(&work.dir);
-    let path = layout.summary();
-    let text = std::fs::read_to_string(&path).fail_at(Kind::Storage, path.display())?;
-    let summary: Summary = serde_json::from_str(&text).fail_at(Kind::RunDir, path.display())?;
-    let rounds: Vec<RoundRecord> = read_metrics(&layout.metrics()).fail(Kind::RunDir)?;
+    let way_out = |mut f: Failure, what: &str| {
+        f.message = format!("{}: {}\n{what}", work.name, f.message);
+        f
+    };
+    let summary = session::summary(&layout).map_err(|f| {
+        let again =
+            format!("`antiphon resume {}` writes it again, from the last checkpoint", work.dir.display());
+        way_out(f, &again)
+    })?;
+    let closed = Round(u32::try_from(summary.run.rounds_done).unwrap_or(u32::MAX));
+    let rounds: Vec<RoundRecord> = read_rounds(&layout.metrics(), closed).map_err(|e| {
+        let anew = format!("to run the cell anew as a whole, remove {}", work.dir.display());
+        way_out(store(&e), &anew)
+    })?;
     let measured = Box::new(Measured::of(&summary, &rounds));
     study.variants[work.variant].cells[work.seed].status = Status::Finished(measured);
     Ok(())

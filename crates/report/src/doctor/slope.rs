@@ -34,8 +34,7 @@ pub(super) fn asked(rounds: &[RoundRecord]) -> Option<Vec<f64>> {
     rounds
         .iter()
         .map(|r| {
-            let spent = r.spent?;
-            sum += spent.examples + spent.cache_hits;
+            sum += r.spent?.queries();
             Some(sum as f64)
         })
         .collect()

@@ -14,7 +14,7 @@ pub(super) fn write(h: &mut Html, report: &Report<'_>) {
     type Cost = fn(&RoundRecord) -> f64;
     let costs: [(&str, &str, Unit, Cost); 3] = [
         ("Loss against queries", "examples asked about", Unit::Plain, |r| {
-            r.spent.map_or(0.0, |s| (s.examples + s.cache_hits) as f64)
+            r.spent.map_or(0.0, |s| s.queries() as f64)
         }),
         ("Loss against tokens", "tokens sent and generated", Unit::Plain, |r| {
             r.spent.map_or(0.0, |s| s.tokens as f64)
