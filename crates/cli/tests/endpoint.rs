@@ -634,7 +634,11 @@ fn texts_are_asked_of_the_runs_own_server_and_in_process_alike() {
     toy.edit("run.toml", "edits = 3\nfillers = 6", "edits = 1\nfillers = 2");
     toy.edit("run.toml", "[eval]", "[eval]\nrandom_search = false");
     toy.run("ids", &[]);
-    toy.run("words", &["oracle.dialect=\"completions\""]);
+    let said = toy.run(
+        "words",
+        &["oracle.dialect=\"completions\"", "train={learning_rate=0.1,micro_batch_size=2,local_steps=1}"],
+    );
+    assert!(said.err.contains("`[train]` is not used"), "{}", said.err);
     let prompt = |run: &str| toy.read(&format!("{run}/latest/prompt.json"));
     assert_eq!(prompt("ids"), prompt("words"));
     let inside = toy.read("run.toml").replace("endpoint = \"embedded\"\n", "");

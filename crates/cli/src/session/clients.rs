@@ -103,6 +103,9 @@ pub(crate) fn gather(loaded: &Loaded, tokens: &Tokens, classify: bool) -> Result
         test: held(&encoded.test, 0),
     };
     let mut notes: Vec<String> = federation.detected.iter().map(ToString::to_string).collect();
+    if file.search.is_some() && file.train.is_some() {
+        notes.push("`[train]` is not used: with `[search]` nothing is trained by gradients".to_owned());
+    }
     if federation.held_out_elsewhere > 0 {
         notes.push(format!(
             "{} training examples also occur in held-out data and were left out",
