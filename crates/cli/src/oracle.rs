@@ -39,7 +39,7 @@ pub struct OracleSettings {
     pub allow_hosts: Vec<String>,
     /// Seconds for one answer, at most a day.
     pub timeout_s: u64,
-    /// Requests a second at most, of all clients together.
+    /// Requests a second at most, of all clients together; 50 where nothing is said.
     pub requests_per_second: f64,
     /// Times that a request is sent again after 408, 409, 429, 5xx or silence.
     pub retries: u32,

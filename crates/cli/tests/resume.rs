@@ -353,6 +353,9 @@ fn what_a_finished_run_has_lost_is_written_again() {
     toy.write("a/summary.json", &text[..text.len() / 2]);
     toy.antiphon(&["doctor", "a"]).says(RUN_DIR, &["a/summary.json", "antiphon resume a"]);
     again(&["summary.json", "written again"]);
+    // none
+    std::fs::remove_file(toy.path("a/summary.json")).unwrap();
+    again(&[]);
     export("x").says(0, &[]);
 }
 

@@ -327,6 +327,13 @@ fn chat_finds_labels_among_the_likeliest_and_text_only_is_text() {
         };
         assert_eq!(text.generate(&[q]).unwrap().complete(), Ok(vec!["Yes".to_owned()]));
         assert!(matches!(text.score(&[question("a", &["b"])]), Err(OracleError::Question { .. })));
+        // a server without a chat template says so, and is heard
+        let server = Liar::start(|_, asked| match asked.path.as_str() {
+            "/v1/models" => models(),
+            _ => Said::Status(400, "", json!({ "error": { "message": "the model has no chat template" } })),
+        });
+        let refused = HttpOracle::connect(quick(&server.url, dialect)).unwrap_err().to_string();
+        assert!(refused.contains("no chat template"), "{refused}");
     }
 }
 

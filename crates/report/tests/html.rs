@@ -148,6 +148,18 @@ fn what_was_not_measured_is_left_out() {
     }
 }
 
+/// No test answer was among the tokens that an endpoint names.
+#[test]
+fn a_result_without_any_figure_is_a_page_too() {
+    let mut s = run(Sick::No, 3, 2, 1);
+    s.summary.federated.as_mut().unwrap().global = Metrics { examples: 9, tokens: 9, ..Metrics::default() };
+    let page = of(&s);
+    check_well_formed(&page);
+    assert!(text(&page).contains("No figure: "));
+    let shown = antiphon_report::terminal::summary(&s.summary, &[]);
+    assert!(shown.contains("9 examples"), "{shown}");
+}
+
 #[test]
 fn a_language_model_is_judged_by_perplexity() {
     let mut s = run(Sick::No, 3, 6, 1);

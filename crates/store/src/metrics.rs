@@ -1,5 +1,6 @@
 //! `metrics.jsonl`: one JSON record a line.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -93,12 +94,14 @@ impl MetricsFile {
         Ok(Self { path, file, length })
     }
 
-    /// Leaves only whole lines of rounds before `next`: what comes after was not closed.
+    /// Leaves only whole lines of rounds before `next`, each once: what comes after was not closed.
     pub(crate) fn keep_before(&mut self, next: Round, disk: &Disk) -> Result<(), StoreError> {
         let text = read(&self.path)?;
         let mut kept = String::with_capacity(text.len());
+        let mut seen = BTreeSet::new();
         for line in whole_lines(&text) {
-            if serde_json::from_str::<OfRound>(line).is_ok_and(|r| r.round < next) {
+            let new = |r: OfRound| r.round < next && seen.insert(r.round);
+            if serde_json::from_str::<OfRound>(line).is_ok_and(new) {
                 kept.push_str(line);
                 kept.push('\n');
             }

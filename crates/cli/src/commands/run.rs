@@ -253,7 +253,7 @@ fn finished(dir: &RunDir, from: &Resume, num_rounds: u32, progress: &Progress) -
     let of_the_last =
         published.is_some_and(|e| serde_json::from_str::<Option<Round>>(&e.json).is_ok_and(|r| r == last));
     let layout = dir.layout();
-    let files = [layout.report(), layout.latest()];
+    let files = [layout.report(), layout.latest(), layout.summary()];
     let ended = from.next.0 >= num_rounds && of_the_last;
     if !(ended && files.iter().all(|f| f.exists())) {
         return Ok(false);

@@ -105,6 +105,12 @@ impl Draft {
         let validation = part(Part::Validation, &mut people.iter().chain([&common]));
         let test = part(Part::Test, &mut people.iter().chain([&common]));
         let mut notes = gathered.notes;
+        if file.oracle.dialect().takes_ids() && !folder.join("tokenizer_config.json").exists() {
+            notes.push(format!(
+                "{} has no tokenizer_config.json: the token that a text begins with may be missing from what is asked",
+                folder.display()
+            ));
+        }
         if left_out > 0 {
             notes
                 .push(format!("{left_out} examples are no questions: their answer is not one run of tokens"));

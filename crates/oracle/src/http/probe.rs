@@ -12,7 +12,7 @@ use super::settings::{Dialect, HttpSettings};
 use super::{chat, forced, llama, rows, score};
 use crate::access::Access;
 use crate::answer::{Missing, Usage};
-use crate::query::{Label, Prompt};
+use crate::query::{Label, Prompt, TextQuery};
 
 /// The question that is repeated: prompt and label.
 pub(super) const CANARY: (&str, &str) = ("The quick brown fox jumps over the lazy", " dog");
@@ -158,6 +158,9 @@ pub(super) fn probe(settings: &HttpSettings, origin: &str, sender: &Sender) -> R
         }
     }
     if found.way == Way::Text {
+        if matches!(settings.dialect, Dialect::Chat | Dialect::ChatText) {
+            writes(settings, sender, &mut found.usage).map_err(failed("a text"))?;
+        }
         // dialects with exact scores that give none are set up wrongly, and say so
         return match (settings.dialect, last) {
             (Dialect::Antiphon | Dialect::Vllm | Dialect::LlamaCpp, Some(missing)) => {
@@ -184,6 +187,16 @@ pub(super) fn probe(settings: &HttpSettings, origin: &str, sender: &Sender) -> R
         found.soft = Some((table.width(), table.std()));
     }
     Ok(found)
+}
+
+/// Refuses a chat endpoint that refuses to write: it says why in its own words, since the question is ours.
+fn writes(settings: &HttpSettings, sender: &Sender, usage: &mut Usage) -> Result<(), Missing> {
+    let (prompt, most) = (Prompt::Text(CANARY.0.into()), CANARY_TOKENS);
+    let query = TextQuery { prompt, max_tokens: 1, temperature: 0.0, seed: 0, stop: Vec::new() };
+    let body = chat::text_body(&settings.model, CANARY.0, &query);
+    usage.prompt_tokens += most;
+    // what it writes, and how it counts, is seen when it is asked in earnest
+    sender.call("/chat/completions", Some(&body), most, usage, |_| Ok(()))
 }
 
 /// The canary's score by input vectors, or `None` where its prompt and label share a token.
@@ -226,8 +239,8 @@ fn ways(dialect: Dialect) -> Vec<Way> {
 /// The most that [`probe`] spends where each request is sent `attempts` times; `by_rows`: with a table of embeddings.
 pub(super) fn at_most(dialect: Dialect, by_rows: bool, attempts: u32) -> Usage {
     let (ways, attempts) = (ways(dialect).len() as u64, u64::from(attempts.max(1)));
-    // every way once, the one that works twice more
-    let canaries = if ways == 0 { 0 } else { ways + 2 };
+    // every way once, the one that works twice more; without any a text is asked
+    let canaries = if ways == 0 { 1 } else { ways + 2 };
     // llama.cpp is asked for the canary's ids too
     let each = if dialect == Dialect::LlamaCpp { 2 } else { 1 };
     // two texts into ids, and a token of the label has a byte at least

@@ -67,9 +67,14 @@ fn look(run: &Run<'_>) -> Option<Finding> {
         severity,
         signature: format!("The federated model is no better than {}.", worse_than.join(" or ")),
         evidence,
-        advice: "If the loss was still falling at the end, give it more `num_rounds`; if it never fell, try three \
-                 times and a third of `learning_rate`; if clients alone do better on the union, their data may be \
-                 so alike that there is nothing to share."
-            .to_owned(),
+        advice: if summary.queries.is_some() {
+            "If the loss was still falling at the end, give it more `num_rounds`; if it never fell, more examples a client, other \
+             `candidates` or larger steps; `eval.select = \"best\"` ends with the best round."
+        } else {
+            "If the loss was still falling at the end, give it more `num_rounds`; if it never fell, try three \
+             times and a third of `learning_rate`; if clients alone do better on the union, their data may be \
+             so alike that there is nothing to share."
+        }
+        .to_owned(),
     })
 }

@@ -3,7 +3,7 @@
 use super::write::Html;
 use super::{Report, number, offsite, section};
 use crate::format::{bytes, counted, percent, seconds, short};
-use crate::results::{Measure, Results, Who};
+use crate::results::{Measure, Results, Row, Who};
 use crate::summary::Summary;
 use crate::terminal;
 
@@ -82,6 +82,15 @@ fn headline(h: &mut Html, results: &Results, s: &Summary) {
 fn table(h: &mut Html, results: &Results, report: &Report<'_>) {
     section(h, "result", "Result");
     h.open("p", &[("class", &"note")]).text(format_args!("On {}.", results.computed_on())).close("p");
+    let Some(first) = results.measures.first() else {
+        h.element(
+            "p",
+            "",
+            "No figure: what was asked of the model on these examples has no answer that could be measured.",
+        );
+        h.raw("</section>");
+        return;
+    };
     h.raw("<div class=\"wide\"><table class=\"result\"><thead><tr><th></th>");
     for m in &results.measures {
         h.open("th", &[("class", &"num")])
@@ -89,9 +98,9 @@ fn table(h: &mut Html, results: &Results, report: &Report<'_>) {
             .element("small", "", if m.higher { " ↑" } else { " ↓" })
             .close("th");
     }
-    let first = &results.measures[0];
     h.element("th", "bars", first.name).raw("</tr></thead><tbody>");
-    let longest = results.rows.iter().filter_map(|r| r.values[0]).fold(0.0, f64::max);
+    let main = |row: &Row| row.values.first().copied().flatten();
+    let longest = results.rows.iter().filter_map(main).fold(0.0, f64::max);
     for row in &results.rows {
         let (class, colour) = match row.who {
             Who::Base | Who::Emulator | Who::RandomSearch => ("", "c-base"),
@@ -104,7 +113,7 @@ fn table(h: &mut Html, results: &Results, report: &Report<'_>) {
             number(h, value.map(m.text));
         }
         h.raw("<td class=\"bars\">");
-        if let Some(value) = row.values[0] {
+        if let Some(value) = main(row) {
             h.open(
                 "i",
                 &[("class", &colour), ("style", &format_args!("width:{:.1}%", bar(value, longest, first)))],
