@@ -84,6 +84,17 @@ fn toy_at(url: &str) -> Toy {
     toy
 }
 
+/// Answers become labels, each one token.
+fn labelled(toy: &Toy) {
+    toy.write("data.jsonl", labelled_rows(3, 24));
+    toy.edit(
+        "run.toml",
+        "format = \"prompt_completion\"",
+        "format = \"labelled\"\nverbalizer = { good = \"g\", bad = \"b\" }",
+    );
+    toy.edit("run.toml", "field = \"category\"", "field = \"domain\"");
+}
+
 /// An honest server, except that question number `n` of those after the probe is answered by `say(n, honest answer)`.
 fn server(say: impl Fn(usize, Value) -> Said + Send + Sync + 'static) -> Liar {
     let count = AtomicUsize::new(0);
@@ -290,13 +301,7 @@ fn a_plan_bounds_what_a_run_asks_and_is_close() {
 #[test]
 fn labels_are_calibrated_without_a_further_question() {
     let toy = toy();
-    toy.write("data.jsonl", labelled_rows(3, 24));
-    toy.edit(
-        "run.toml",
-        "format = \"prompt_completion\"",
-        "format = \"labelled\"\nverbalizer = { good = \"g\", bad = \"b\" }",
-    );
-    toy.edit("run.toml", "field = \"category\"", "field = \"domain\"");
+    labelled(&toy);
     toy.edit("run.toml", "loss = \"nll\"", "loss = \"cross_entropy\"");
     let calibrate = "eval.calibrate=0.05";
     toy.run("plain", &["oracle.cache=false"]);
@@ -552,13 +557,7 @@ fn talker() -> Liar {
 
 /// The toy with labels and a search that needs texts alone.
 fn by_text(toy: &Toy) {
-    toy.write("data.jsonl", labelled_rows(3, 24));
-    toy.edit(
-        "run.toml",
-        "format = \"prompt_completion\"",
-        "format = \"labelled\"\nverbalizer = { good = \"g\", bad = \"b\" }",
-    );
-    toy.edit("run.toml", "field = \"category\"", "field = \"domain\"");
+    labelled(toy);
     toy.edit("run.toml", "id = \"bdpl\"", "id = \"token_edits\"");
     toy.edit(
         "run.toml",

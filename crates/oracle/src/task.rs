@@ -128,8 +128,9 @@ impl Loss {
     }
 }
 
-/// The first among equals.
-fn likeliest(logs: &[f64]) -> usize {
+/// Index of the largest, the first among equals; 0 of none.
+#[must_use]
+pub fn likeliest(logs: &[f64]) -> usize {
     (0..logs.len()).fold(0, |best, i| if logs[i] > logs[best] { i } else { best })
 }
 

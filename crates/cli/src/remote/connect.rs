@@ -16,6 +16,7 @@ use antiphon_oracle::{
 };
 use antiphon_serve::{Running, Served, Settings};
 
+use super::evaluate::ended;
 use super::spelled::Spelled;
 use super::table::Embeddings;
 use super::watched::{Ending, Watched};
@@ -226,10 +227,7 @@ impl Remote {
             Some(soft) => self.paid().score_soft(soft, batch),
             None => self.paid().score(batch),
         };
-        let answers = answers.map_err(|e| match e {
-            OracleError::Interrupted => Failure::new(Kind::Interrupted, "stopped"),
-            e => failure(&e, Kind::Oracle),
-        })?;
+        let answers = answers.map_err(ended)?;
         let logs = |item: Result<Vec<antiphon_oracle::LabelScore>, _>| {
             item.ok().map(|scores| scores.iter().map(|s| s.logprob).collect())
         };

@@ -213,7 +213,8 @@ impl Remote {
     }
 }
 
-fn ended(e: OracleError) -> Failure {
+/// The failure of a run whose oracle does not go on.
+pub(super) fn ended(e: OracleError) -> Failure {
     match e {
         OracleError::Interrupted => Failure::new(Kind::Interrupted, "stopped"),
         e => oracle(&e, Kind::Oracle),

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use antiphon_core::ClientId;
 use antiphon_oracle::LabelScore;
 use antiphon_oracle::calibrate::{Calibration, Scored};
-use antiphon_oracle::task::Question;
+use antiphon_oracle::task::{Question, likeliest};
 use antiphon_report::{Calibrated, Evaluation, Fitted, Metrics, Split};
 
 use super::Person;
@@ -107,8 +107,7 @@ impl Sums {
     fn of(calibration: &Calibration, said: &Said) -> Self {
         let (logs, answer) = &said.scored;
         let logs = calibration.apply(logs);
-        // the first among equals, as elsewhere
-        let best = (0..logs.len()).fold(0, |best, i| if logs[i] > logs[best] { i } else { best });
+        let best = likeliest(&logs);
         Self {
             nll: -logs.get(*answer).copied().unwrap_or(f64::NAN),
             right: u64::from(best == *answer),

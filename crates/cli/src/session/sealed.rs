@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use antiphon_core::Digest;
 use antiphon_kernels::{Backend, Cpu, Dst};
 use antiphon_model::{Net, NetError, Reader, Wanted};
+use antiphon_oracle::task::likeliest;
 use antiphon_oracle::{
     Access, Answers, EmbedOracle, Facts, Identity, Label, LabelScore, LogprobOracle, Missing, OracleError,
     Query, ScoreQuery, Soft, TextOracle, TextQuery, Usage,
@@ -188,9 +189,8 @@ impl TextOracle for Sealed {
         let ask = |q: &TextQuery| ScoreQuery { prompt: q.prompt.clone(), labels: Arc::clone(&labels) };
         let scores = self.score(&batch.iter().map(ask).collect::<Vec<_>>())?;
         let name = |scores: Vec<LabelScore>| {
-            let best = (0..scores.len())
-                .fold(0, |best, i| if scores[i].logprob > scores[best].logprob { i } else { best });
-            self.names.get(best).cloned().unwrap_or_default()
+            let logs: Vec<f64> = scores.iter().map(|s| s.logprob).collect();
+            self.names.get(likeliest(&logs)).cloned().unwrap_or_default()
         };
         Ok(Answers { items: scores.items.into_iter().map(|s| s.map(name)).collect(), usage: scores.usage })
     }
